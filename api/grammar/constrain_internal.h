@@ -130,6 +130,7 @@ typedef struct {
     arena mem;
     api__node *nodes;
     uint16_t n_nodes, root;
+    uint64_t number; /* no other grammar of the process has it */
     api__kept *kept; /* its entry in the cache of compiled schemas (cache.c), or NULL */
 } api__grammar;
 
@@ -150,6 +151,7 @@ int api__grammar_compile_schema(api__grammar **out, const json_t *schema, const 
                                 const char *param, err *e) WARN_UNUSED;
 /* Flattens alternatives and computes `need` of each node. */
 int api__grammar_finish(api__grammar *grammar, const char *param, err *e) WARN_UNUSED;
+api__grammar *api__grammar_new(void);          /* without nodes; NULL: out of memory */
 void api__grammar_free(api__grammar *grammar); /* grammar may be NULL */
 
 /* ---- automaton: the state after some bytes is a set of stacks ---- */
@@ -194,7 +196,7 @@ typedef struct {
     uint8_t n_tops;
 } api__readings;
 
-enum { API__POOL = 4 << 10, API__BUCKETS = 1 << 10 };
+enum { API__POOL = 4 << 10, API__BUCKET_BITS = 10, API__BUCKETS = 1 << API__BUCKET_BITS };
 
 /* Belongs to one thread at a time. */
 typedef struct {
@@ -251,10 +253,10 @@ void api__vocab_close(api__vocab *vocab); /* vocab may be NULL */
  * ns. */
 enum { API__MASK_FUEL = 500000 };
 
-/* Shared by the sequences of one request: working memory and a cache of masks. Borrows grammar and
- * vocabulary. stop_ids are allowed once the value is complete; at least one is needed to end the
- * answer. One thread makes masks and one takes tokens. They may be different threads, because each
- * has its own automaton. */
+/* Working memory shared by the sequences of one request. Borrows grammar and vocabulary. stop_ids
+ * are allowed once the value is complete; at least one is needed to end the answer. One thread
+ * makes masks and one takes tokens. They may be different threads, because each has its own
+ * automaton. */
 typedef struct api__workspace api__workspace;
 int api__workspace_create(api__workspace **out, const api__grammar *grammar,
                           const api__vocab *vocab, const uint32_t *stop_ids, uint32_t n_stop_ids,

@@ -1,20 +1,13 @@
 /* constrain_mask.c - from the automaton's state to a mask of allowed tokens.
  *
- * All readings advance together along a trie of tokens, exactly as they do when a token is taken,
- * so an allowed token always leaves a reading. Inside a string nearly every token is allowed:
- * tokens of whole plain characters are known beforehand and only the others are walked. Recent
- * states keep their masks. */
-#include "api/grammar/vocab_internal.h"
+ * Inside a string nearly every token is allowed: tokens of whole plain characters are known
+ * beforehand, and only the others are walked (mask_walk.c). States that come again find their masks
+ * in the vocabulary's cache (mask_cache.c). */
+#include "api/grammar/walk_internal.h"
 #include "base/size.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-enum {
-    CACHED_MASKS = 8,
-    CACHED_FRAMES = 64,         /* larger states are not cached */
-    FAR = API__MAX_TOKEN_BYTES, /* most characters or items that one token can add */
-};
 
 /* ---- one mask ---- */
 
@@ -26,30 +19,14 @@ static void clear_bit(uint64_t *words, uint32_t id) {
     words[id / 64] &= ~((uint64_t)1 << id % 64);
 }
 
-typedef struct {
-    api__frame frames[CACHED_FRAMES];
-    uint16_t top[API__MAX_READINGS];
-    uint16_t n_frames;
-    uint8_t n_tops;
-    uint64_t used; /* tick of the last use; 0: empty */
-    uint64_t *words;
-} cached_mask;
-
 struct api__workspace {
     const api__vocab *vocab;
     uint32_t *stop_ids;
     uint32_t n_stop_ids;
 
     /* Used by the thread that makes masks. */
-    api__automaton making;
-    uint64_t tick;
-    uint64_t *words; /* [CACHED_MASKS][n_words] */
-    cached_mask cache[CACHED_MASKS];
-    api__readings level[API__MAX_TOKEN_BYTES];         /* readings at each depth of the walk */
-    const api__readings *at[API__MAX_TOKEN_BYTES + 1]; /* readings before depth i */
-    bool steady[API__MAX_TOKEN_BYTES + 1];             /* plain bytes do not change them */
-    uint32_t mark[API__MAX_TOKEN_BYTES + 1];           /* frames in use before depth i */
-    api__stacks key;
+    api__walker making;
+    api__mask_key key;
 
     /* Used by the thread that takes tokens. */
     api__automaton taking;
@@ -65,97 +42,6 @@ struct api__constraint {
     api__stacks now;
 };
 
-static void allow(api__workspace *work, const api__endings *ends, uint32_t token, uint64_t *words) {
-    if (ends == NULL) {
-        set_bit(words, token);
-        return;
-    }
-    for (uint32_t i = token; i <= ends->last[token]; i++)
-        set_bit(words, ends->ids[i]);
-    work->making.fuel += (ends->last[token] - token) / 16;
-}
-
-/* True if plain characters only add to the count of a string, or change nothing in a key that
- * differs from all declared ones. */
-static bool only_counts(const api__workspace *work, uint16_t top) {
-    const api__frame *frame = &work->making.pool[top];
-    uint8_t kind = work->making.grammar->nodes[frame->node].kind;
-    return kind == API__STRING || kind == API__TEXT || frame->first == frame->end;
-}
-
-/* True if even the count of one token's characters makes no difference. */
-static bool is_steady(const api__workspace *work, uint16_t top, uint32_t room) {
-    const api__frame *frame = &work->making.pool[top];
-    const api__node *node = &work->making.grammar->nodes[frame->node];
-    if (node->kind != API__STRING && node->kind != API__TEXT) return only_counts(work, top);
-    return room > FAR && (frame->chars >= node->min || node->min - frame->chars > FAR);
-}
-
-/* A text must see the bytes that may complete API__CLOSER. */
-static bool sees_plain(const api__workspace *work, uint16_t top) {
-    const api__frame *frame = &work->making.pool[top];
-    return work->making.grammar->nodes[frame->node].kind == API__TEXT && frame->matched > 0;
-}
-
-static bool all_steady(const api__workspace *work, const api__readings *readings) {
-    uint32_t room;
-    for (uint8_t i = 0; i < readings->n_tops; i++) {
-        if (!api__automaton_in_string(&work->making, readings->top[i], &room) ||
-            !is_steady(work, readings->top[i], room) || sees_plain(work, readings->top[i]))
-            return false;
-    }
-    return true;
-}
-
-/* A character of one byte, and not the first of API__CLOSER. */
-static bool is_plain_byte(uint8_t byte) {
-    return byte >= 0x20 && byte < 0x80 && byte != '"' && byte != '\\' && byte != '<';
-}
-
-/* Advances the readings by the node's byte. False: no reading is left. */
-static bool enter(api__workspace *work, const api__trie_node *node) {
-    uint32_t depth = node->depth;
-    if (work->steady[depth] && is_plain_byte(node->byte)) {
-        work->at[depth + 1] = work->at[depth];
-        work->steady[depth + 1] = true;
-        work->mark[depth + 1] = work->mark[depth];
-        work->making.fuel++;
-        return true;
-    }
-    api__automaton_rewind(&work->making, work->mark[depth]);
-    api__automaton_step(&work->making, work->at[depth], node->byte, &work->level[depth]);
-    if (work->level[depth].n_tops == 0) return false;
-    work->at[depth + 1] = &work->level[depth];
-    work->steady[depth + 1] = all_steady(work, &work->level[depth]);
-    work->mark[depth + 1] = work->making.used;
-    return true;
-}
-
-/* Adds every token of the trie allowed by the readings. False: out of fuel. */
-static bool walk_nodes(api__workspace *work, const api__trie *tree, const api__endings *ends,
-                       const api__readings *start, uint64_t limit, uint64_t *words) {
-    uint32_t base = work->making.used;
-    work->at[0] = start;
-    work->steady[0] = all_steady(work, start);
-    work->mark[0] = base;
-    for (uint32_t i = 0; i < tree->n_nodes && work->making.fuel <= limit;) {
-        const api__trie_node *node = &tree->nodes[i];
-        if (!enter(work, node)) {
-            i = node->next;
-            continue;
-        }
-        if (node->token != API__NO_TOKEN) allow(work, ends, node->token, words);
-        i++;
-    }
-    api__automaton_rewind(&work->making, base);
-    return work->making.fuel <= limit;
-}
-
-static bool walk(api__workspace *work, const api__trie *tree, const api__readings *start,
-                 uint64_t limit, uint64_t *words) {
-    return walk_nodes(work, tree, NULL, start, limit, words);
-}
-
 /* Adds the irregular tokens, by their number of leading plain characters, in states where plain
  * characters only count. */
 static bool walk_counted(api__workspace *work, const api__readings *now, uint64_t limit,
@@ -163,8 +49,9 @@ static bool walk_counted(api__workspace *work, const api__readings *now, uint64_
     api__readings at = *now, next;
     for (size_t chars = 0; chars < API__MAX_TOKEN_BYTES && at.n_tops > 0; chars++) {
         const api__endings *ends = &work->vocab->ends_after[chars];
-        if (!walk_nodes(work, &ends->tree, ends, &at, limit, words)) return false;
-        api__automaton_step(&work->making, &at, 'a', &next); /* stands for any plain character */
+        if (!api__walk(&work->making, &ends->tree, ends, &at, limit, words)) return false;
+        api__automaton_step(&work->making.machine, &at, 'a',
+                            &next); /* stands for any plain character */
         at = next;
     }
     return true;
@@ -175,9 +62,9 @@ static bool walk_counted(api__workspace *work, const api__readings *now, uint64_
 static void forbid_closers(const api__workspace *work, const api__readings *now, uint64_t *words) {
     const api__vocab *vocab = work->vocab;
     for (uint8_t i = 0; i < now->n_tops; i++) {
-        const api__frame *frame = &work->making.pool[now->top[i]];
+        const api__frame *frame = &work->making.machine.pool[now->top[i]];
         uint32_t from, to;
-        if (work->making.grammar->nodes[frame->node].kind != API__TEXT) continue;
+        if (work->making.machine.grammar->nodes[frame->node].kind != API__TEXT) continue;
         const char *missing = &API__CLOSER[frame->matched];
         api__vocab_beginning(vocab, missing, strlen(missing), &from, &to);
         for (; from < to; from++)
@@ -188,7 +75,7 @@ static void forbid_closers(const api__workspace *work, const api__readings *now,
     }
 }
 
-/* Makes the mask of a state.
+/* Makes the mask of a state. *base: the row of plain_upto that it is like, or API__NO_BASE.
  * - If one reading is inside a string, all are, because JSON is read from left to right. A plain
  *   character then never splits a reading, so plain tokens can be checked for each reading alone.
  * - If plain characters only change a count, a token is allowed if its ending is. Thousands of
@@ -196,86 +83,84 @@ static void forbid_closers(const api__workspace *work, const api__readings *now,
  * - Both ways skip plain characters, so tokens that would complete API__CLOSER in a text are taken
  *   out again. A reading of the text's end may still allow them. */
 static bool build_mask(api__workspace *work, const api__readings *now, uint64_t limit,
-                       uint64_t *words) {
+                       uint64_t *words, uint32_t *base) {
     const api__vocab *vocab = work->vocab;
+    const api__automaton *machine = &work->making.machine;
     api__readings others = {.n_tops = 0};
     uint32_t room = 0, one;
     bool steady = true, counted = true;
     for (uint8_t i = 0; i < now->n_tops; i++) {
-        if (!api__automaton_in_string(&work->making, now->top[i], &one)) {
+        if (!api__automaton_in_string(machine, now->top[i], &one)) {
             others.top[others.n_tops++] = now->top[i];
         } else {
             if (one > room) room = one;
-            steady = steady && is_steady(work, now->top[i], one);
-            counted = counted && only_counts(work, now->top[i]);
+            steady = steady && api__is_steady(machine, now->top[i], one);
+            counted = counted && api__only_counts(machine, now->top[i]);
         }
     }
-    if (room == 0) return walk(work, &vocab->all, now, limit, words);
+    *base = API__NO_BASE;
+    if (room == 0) return api__walk(&work->making, &vocab->all, NULL, now, limit, words);
     if (room > vocab->max_chars) room = vocab->max_chars;
+    *base = room;
     memcpy(words, vocab->plain_upto + room * vocab->n_words, vocab->n_words * sizeof *words);
     forbid_closers(work, now, words);
-    if (others.n_tops > 0 && !walk(work, &vocab->plain, &others, limit, words)) return false;
+    if (others.n_tops > 0 && !api__walk(&work->making, &vocab->plain, NULL, &others, limit, words))
+        return false;
     if (others.n_tops > 0 || (!steady && !counted))
-        return walk(work, &vocab->irregular, now, limit, words);
-    bool made = steady ? walk_nodes(work, &vocab->ends.tree, &vocab->ends, now, limit, words)
-                       : walk_counted(work, now, limit, words);
+        return api__walk(&work->making, &vocab->irregular, NULL, now, limit, words);
+    bool made = steady
+                    ? api__walk(&work->making, &vocab->ends.tree, &vocab->ends, now, limit, words)
+                    : walk_counted(work, now, limit, words);
     forbid_closers(work, now, words);
     return made;
 }
 
-/* Makes counts equal if no token can bring them to a limit, so that such states share a mask. */
-static uint32_t far_count(uint32_t n, uint32_t first, uint32_t min, uint32_t max) {
+/* Makes counts equal if no token, adding `far` at most, can bring them to a limit, so that such
+ * states share a mask. */
+static uint32_t far_count(uint32_t n, uint32_t first, uint32_t min, uint32_t max, uint32_t far) {
     if (n < first) return n;
-    if (n < min) return min - n > FAR ? first : n;
-    return max != UINT32_MAX && max - n > FAR ? max - FAR - 1 : n;
+    if (n < min) return min - n > far ? first : n;
+    return max != UINT32_MAX && max - n > far ? max - far - 1 : n;
 }
 
-static void make_key(api__workspace *work, const api__stacks *now, cached_mask *key) {
-    key->n_frames = now->n_frames;
-    key->n_tops = now->n_tops;
-    memcpy(key->frames, now->frames, now->n_frames * sizeof *key->frames);
-    memcpy(key->top, now->top, now->n_tops * sizeof *key->top);
-    for (uint16_t i = 0; i < key->n_frames; i++) {
-        api__frame *frame = &key->frames[i];
-        const api__node *node = &work->making.grammar->nodes[frame->node];
+/* Makes the key of a state. False: the state is too large for one. */
+static bool make_key(const api__workspace *work, const api__stacks *now, api__mask_key *key) {
+    const api__grammar *grammar = work->making.machine.grammar;
+    const uint16_t sizes[4] = {now->n_frames, now->n_tops};
+    if (now->n_frames > API__KEPT_FRAMES) return false;
+    uint8_t *at = key->bytes;
+    memcpy(at, &grammar->number, sizeof grammar->number);
+    memcpy(at + 8, sizes, sizeof sizes);
+    at += 16;
+    for (uint16_t i = 0; i < now->n_frames; i++, at += sizeof(api__frame)) {
+        api__frame frame = now->frames[i];
+        const api__node *node = &grammar->nodes[frame.node];
         if (node->kind == API__STRING || node->kind == API__TEXT)
-            frame->chars = far_count(frame->chars, 0, node->min, node->max);
+            frame.chars = far_count(frame.chars, 0, node->min, node->max, API__FAR);
         if (node->kind == API__ARRAY)
-            frame->items = far_count(frame->items, node->n_parts, node->min, node->max);
+            frame.items =
+                far_count(frame.items, node->n_parts, node->min, node->max, work->vocab->max_items);
+        memcpy(at, &frame, sizeof frame);
     }
+    memcpy(at, now->top, now->n_tops * sizeof *now->top);
+    at += now->n_tops * sizeof *now->top;
+    for (; (at - key->bytes) % 4; at++)
+        *at = 0;
+    key->n_bytes = (uint32_t)(at - key->bytes);
+    return true;
 }
 
-static bool same_key(const cached_mask *left, const cached_mask *right) {
-    return left->n_tops == right->n_tops && left->n_frames == right->n_frames &&
-           memcmp(left->top, right->top, left->n_tops * sizeof *left->top) == 0 &&
-           memcmp(left->frames, right->frames, left->n_frames * sizeof *left->frames) == 0;
-}
-
-/* Finds the mask of a state in the cache or makes it. False: out of fuel. */
+/* Finds the mask of a state or makes it. False: out of fuel. */
 static bool find_mask(api__workspace *work, const api__stacks *now, uint64_t *words) {
-    const size_t bytes = work->vocab->n_words * sizeof *words;
-    const uint64_t limit = work->making.fuel + API__MASK_FUEL;
+    const uint64_t limit = work->making.machine.fuel + API__MASK_FUEL;
     api__readings readings;
-    cached_mask key, *oldest = &work->cache[0];
-    bool keep = now->n_frames <= CACHED_FRAMES;
-    if (keep) make_key(work, now, &key);
-    for (size_t i = 0; keep && i < CACHED_MASKS; i++) {
-        cached_mask *mask = &work->cache[i];
-        if (mask->used && same_key(mask, &key)) {
-            mask->used = ++work->tick;
-            memcpy(words, mask->words, bytes);
-            return true;
-        }
-        if (mask->used < oldest->used) oldest = mask;
-    }
-    memset(words, 0, bytes);
-    api__automaton_load(&work->making, now, &readings);
-    if (!build_mask(work, &readings, limit, words)) return false;
-    if (!keep) return true;
-    key.used = ++work->tick;
-    key.words = oldest->words;
-    *oldest = key;
-    memcpy(oldest->words, words, bytes);
+    uint32_t base;
+    bool keep = make_key(work, now, &work->key);
+    if (keep && api__masks_find(work->vocab->masks, &work->key, words)) return true;
+    memset(words, 0, work->vocab->n_words * sizeof *words);
+    api__walker_load(&work->making, now, &readings);
+    if (!build_mask(work, &readings, limit, words, &base)) return false;
+    if (keep) api__masks_keep(work->vocab->masks, &work->key, base, words);
     return true;
 }
 
@@ -284,9 +169,9 @@ static bool find_mask(api__workspace *work, const api__stacks *now, uint64_t *wo
 err_code api__constraint_make(void *ud) {
     api__constraint *constr = ud;
     api__workspace *work = constr->work;
-    uint64_t before = work->making.fuel;
+    uint64_t before = work->making.machine.fuel;
     bool made = find_mask(work, &constr->now, constr->words);
-    constr->fuel = work->making.fuel - before;
+    constr->fuel = work->making.machine.fuel - before;
     if (!made) return ERR_COSTLY;
     for (uint32_t i = 0; constr->done && i < work->n_stop_ids; i++)
         set_bit(constr->words, work->stop_ids[i]);
@@ -344,15 +229,12 @@ int api__workspace_create(api__workspace **out, const api__grammar *grammar,
                           err *e) {
     *out = NULL;
     api__workspace *work = calloc(1, sizeof *work);
-    if (work == NULL || api__automaton_init(&work->making, grammar, e) != 0 ||
+    if (work == NULL || api__walker_init(&work->making, grammar, e) != 0 ||
         api__automaton_init(&work->taking, grammar, e) != 0)
         goto fail;
     work->vocab = vocab;
-    work->words = array_new(vocab->n_words * CACHED_MASKS, sizeof *work->words);
     work->stop_ids = array_new(n_stop_ids, sizeof *work->stop_ids);
-    if (work->words == NULL || work->stop_ids == NULL) goto fail;
-    for (size_t i = 0; i < CACHED_MASKS; i++)
-        work->cache[i].words = work->words + i * vocab->n_words;
+    if (work->stop_ids == NULL) goto fail;
     for (uint32_t i = 0; i < n_stop_ids; i++) {
         if (stop_ids[i] < vocab->n_tokens) work->stop_ids[work->n_stop_ids++] = stop_ids[i];
     }
@@ -365,9 +247,8 @@ fail:
 
 void api__workspace_destroy(api__workspace *work) {
     if (work == NULL) return;
-    api__automaton_deinit(&work->making);
+    api__walker_deinit(&work->making);
     api__automaton_deinit(&work->taking);
-    free(work->words);
     free(work->stop_ids);
     free(work);
 }
@@ -404,6 +285,5 @@ size_t api__constraint_bytes(const api__constraint *constr) {
 }
 
 size_t api__workspace_bytes(const api__workspace *work) {
-    return sizeof *work + 2 * api__automaton_bytes() +
-           CACHED_MASKS * work->vocab->n_words * sizeof *work->words;
+    return sizeof *work + 2 * api__automaton_bytes();
 }

@@ -1,13 +1,15 @@
 /* constrain_vocab.c - sorts a tokenizer's tokens into tries.
  *
- * Tokens are stored in a trie in preorder. Each node knows the end of its subtree, so a walk is one
- * pass over an array and skips the subtree of a refused byte. */
+ * The children of a node stand side by side, so a walk that refuses most of them reads little
+ * memory. Their own children follow in the same order. */
 #include "api/grammar/vocab_internal.h"
 #include "base/size.h"
 #include "base/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+enum { MAX_MASK_BYTES = 32 << 20 }; /* masks kept for states that come again */
 
 /* Length of the leading part allowed unescaped in a JSON string: whole characters without quote,
  * backslash or control characters. */
@@ -37,7 +39,40 @@ static size_t common(const char *left, size_t na, const char *right, size_t nb) 
     return i;
 }
 
-/* Entries are sorted. Of equal texts the trie holds the first, by its id or by its index. */
+/* The number of entries, from the first one on, with its byte at `depth`. */
+static size_t alike(const entry *list, size_t n, size_t depth) {
+    size_t i = 0;
+    while (i < n && list[i].text[depth] == list[0].text[depth])
+        i++;
+    return i;
+}
+
+/* Adds the nodes below one node. list: n sorted entries that begin with the node's text and are
+ * longer than its `depth` bytes. base: the whole list, if a token is a place in it; else NULL. */
+static uint16_t add_children(api__trie *tree, const entry *list, size_t n, size_t depth,
+                             const entry *base) {
+    uint32_t first = tree->n_nodes;
+    for (size_t i = 0; i < n; i += alike(&list[i], n - i, depth)) {
+        const entry *one = &list[i]; /* of equal texts the first */
+        api__trie_node node = {.token = API__NO_TOKEN, .byte = (uint8_t)one->text[depth]};
+        if (one->len == depth + 1) node.token = base ? (uint32_t)(one - base) : one->id;
+        tree->nodes[tree->n_nodes++] = node;
+    }
+    uint16_t n_children = (uint16_t)(tree->n_nodes - first);
+    for (uint16_t k = 0; k < n_children; k++) {
+        size_t shared = alike(list, n, depth), whole = 0;
+        while (whole < shared && list[whole].len == depth + 1)
+            whole++;
+        tree->nodes[first + k].child = tree->n_nodes;
+        if (whole < shared)
+            tree->nodes[first + k].n_children =
+                add_children(tree, list + whole, shared - whole, depth + 1, base);
+        list += shared;
+        n -= shared;
+    }
+    return n_children;
+}
+
 static int trie_build(api__trie *tree, const entry *list, size_t n, bool by_place) {
     size_t n_nodes = 0;
     entry last = {"", 0, 0};
@@ -46,25 +81,17 @@ static int trie_build(api__trie *tree, const entry *list, size_t n, bool by_plac
     if (n_nodes >= API__NO_TOKEN) return -1;
     tree->nodes = array_new(n_nodes, sizeof *tree->nodes);
     if (tree->nodes == NULL) return -1;
-    uint32_t open[API__MAX_TOKEN_BYTES]; /* nodes of the current text, by depth */
-    size_t depth = 0;
-    last = (entry){"", 0, 0};
-    for (size_t i = 0; i < n; last = list[i++]) {
-        const entry *one = &list[i];
-        size_t shared = common(last.text, last.len, one->text, one->len);
-        if (shared == one->len && shared == last.len) continue;
-        while (depth > shared)
-            tree->nodes[open[--depth]].next = tree->n_nodes;
-        for (; depth < one->len; depth++) {
-            open[depth] = tree->n_nodes;
-            tree->nodes[tree->n_nodes++] = (api__trie_node){
-                .token = API__NO_TOKEN, .byte = (uint8_t)one->text[depth], .depth = (uint8_t)depth};
-        }
-        tree->nodes[open[depth - 1]].token = by_place ? (uint32_t)i : one->id;
-    }
-    while (depth > 0)
-        tree->nodes[open[--depth]].next = tree->n_nodes;
+    tree->n_roots = add_children(tree, list, n, 0, by_place ? list : NULL);
     return 0;
+}
+
+/* The most items of one array that a token begins: one, and one after each comma of the array. A
+ * comma is not followed by another. The comma after the last item counts, too. */
+static uint32_t items_of(const char *text, size_t n) {
+    uint32_t items = 1;
+    for (size_t i = 0; i < n; i++)
+        items += text[i] == ',' && (i + 1 == n || text[i + 1] != ',');
+    return items;
 }
 
 /* Lists all tokens that a text may contain, sorted by bytes. */
@@ -80,6 +107,8 @@ static size_t list_tokens(api__vocab *vocab, entry *list) {
         uint32_t chars = plain_bytes(text, len) == len ? (uint32_t)utf8_count(text, len) : 0;
         vocab->chars[id] = (uint8_t)chars;
         if (chars > vocab->max_chars) vocab->max_chars = chars;
+        uint32_t items = items_of(text, len);
+        if (items > vocab->max_items) vocab->max_items = items;
     }
     qsort(list, n, sizeof *list, by_text);
     return n;
@@ -194,6 +223,8 @@ static int build(api__vocab *vocab, entry *list, entry *some) {
     if (trie_build(&vocab->plain, some, n_some, false) != 0) return -1;
     n_some = pick(vocab, list, n, false, some);
     if (trie_build(&vocab->irregular, some, n_some, false) != 0) return -1;
+    if (api__masks_open(&vocab->masks, vocab->n_words, vocab->plain_upto, MAX_MASK_BYTES) != 0)
+        return -1;
     return list_endings(vocab, some, n_some, list);
 }
 
@@ -227,5 +258,6 @@ void api__vocab_close(api__vocab *vocab) {
     free(vocab->chars);
     free(vocab->closers);
     free(vocab->sorted);
+    api__masks_close(vocab->masks);
     free(vocab);
 }

@@ -1,6 +1,7 @@
 /* grammar.c - makes a grammar from a schema or from the functions of a request. */
 #include "api/grammar/constrain_internal.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,6 +38,15 @@ int api__grammar_compile_tools(api__grammar **out, const json_t *tools, const ch
     json_decref(schema);
     json_decref(calls);
     return rc;
+}
+
+/* Numbers are not used again, so a kept mask never meets a grammar at the address of a freed one.
+ */
+api__grammar *api__grammar_new(void) {
+    static atomic_uint_fast64_t last;
+    api__grammar *grammar = calloc(1, sizeof *grammar);
+    if (grammar) grammar->number = atomic_fetch_add_explicit(&last, 1, memory_order_relaxed) + 1;
+    return grammar;
 }
 
 void api__grammar_free(api__grammar *grammar) {

@@ -526,7 +526,7 @@ int api__compile_from(api__grammar **out, api__pending root, const json_t *calls
     *out = NULL;
     api__compiler comp = {.param = param, .error = e, .calls = calls, .only = only};
     int rc = -1;
-    comp.grammar = calloc(1, sizeof *comp.grammar);
+    comp.grammar = api__grammar_new();
     comp.todo = array_new(API__MAX_NODES, sizeof *comp.todo);
     if (comp.grammar == NULL || comp.todo == NULL) {
         api__schema_no_memory(&comp);

@@ -38,7 +38,7 @@ static uint16_t *bucket_of(api__automaton *machine, const api__frame *frame) {
     memcpy(&middle, (const char *)frame + sizeof head, sizeof middle);
     memcpy(&tail, (const char *)frame + sizeof head + sizeof middle, sizeof tail);
     uint64_t hash = ((head * HASH_STEP ^ middle) * HASH_STEP ^ tail) * HASH_STEP;
-    return &machine->bucket[hash >> 32 & (API__BUCKETS - 1)];
+    return &machine->bucket[hash >> (64 - API__BUCKET_BITS)]; /* all bits reach the highest */
 }
 
 uint16_t api__automaton_push(api__automaton *machine, api__frame frame) {

@@ -561,8 +561,8 @@ Test(constrain, the_worst_schemas_known_stay_within_their_fuel) {
 }
 
 Test(constrain, a_mask_that_takes_more_than_its_fuel_is_an_error_and_soon) {
-    /* 32 readings inside bounded strings, and a costly vocabulary: every token is an escape and
-     * then some letters, so every token moves every reading. */
+    /* 32 readings inside bounded strings, and a costly vocabulary: every token is an escape with
+     * four digits, so every token moves every reading, and few readings come again. */
     buf text = {0}, json = {0};
     tokenizer *tok = NULL;
     api__vocab *words = NULL;
@@ -574,7 +574,7 @@ Test(constrain, a_mask_that_takes_more_than_its_fuel_is_an_error_and_soon) {
                     "\"model\":{\"type\":\"BPE\",\"merges\":[],\"vocab\":{");
     put_byte_vocabulary(&json, 0);
     for (uint32_t id = 256; id < stop; id++)
-        buf_printf(&json, ",\"\\\\n%xx%x\":%u", id * 40503u & 0xffff, id, id);
+        buf_printf(&json, ",\"\\\\u%04x\":%u", id * 40503u & 0xffff, id);
     buf_puts(&json, "}}}");
     cr_assert_eq(tokenizer_parse(&tok, json.data, json.len, vocab, "test", &e), 0, "%s", e.msg);
     cr_assert_eq(api__vocab_open(&words, tok, vocab, &e), 0);
