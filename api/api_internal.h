@@ -13,8 +13,8 @@
 
 /* Limits of one request; no option changes them. */
 enum {
-    API__MAX_STOPS = 4,
-    API__MAX_STOP_BYTES = 64,
+    API__MAX_STOPS = 16,
+    API__MAX_STOP_BYTES = 256,
     API__MAX_STOP_IDS = 16,
     API__MAX_BIAS = 300,
     API__MAX_MESSAGES = 1000,
@@ -63,16 +63,22 @@ typedef struct {
     const json_t *calls;    /* function calls in the shape of templates; NULL: none */
 } api__message;
 
+/* How arguments that are no JSON object reach a template that prints objects: as a string that the
+ * template writes as JSON; as JSON text that it prints as it is; or in an object, because the
+ * template prints members. */
+typedef enum { API__ODD_STRING, API__ODD_TEXT, API__ODD_OBJECT } api__odd;
+
 /* Features of a template, found by rendering test conversations when it is opened. */
 typedef struct {
-    bool system;        /* prints a system message */
-    bool refuses;       /* raises an error of its own for a system message */
+    bool system;        /* prints a system message at the beginning */
+    bool later_systems; /* prints system messages anywhere */
     bool developer;     /* knows this role; otherwise developer messages are printed as system */
     bool parts;         /* contents must be lists of parts */
     bool tools;         /* prints the list of functions */
     bool calls, result; /* prints calls of functions; prints their results */
     bool text_calls;    /* arguments of calls must be JSON text, not an object */
     bool null_content;  /* a message with calls needs a null content */
+    api__odd odd;       /* arguments that are no JSON object */
     const struct api__notation *notation; /* of its calls */
 } api__traits;
 
@@ -130,8 +136,11 @@ json_t *api__talk_messages(const api__traits *traits, const api__message *msgs, 
                            bool open_last);
 /* [{"type": "text", "text": content}]. Takes over content. NULL: out of memory. */
 json_t *api__talk_parts(json_t *content);
+/* The arguments of a call from a client, as JSON text: blank ones become {}, and what is no JSON
+ * becomes a string. A new reference. NULL: out of memory, or the request was cancelled. */
+json_t *api__talk_arguments(const json_t *given, err *e);
 /* A call in the shape of templates: arguments become an object if they are JSON text of one. NULL:
- * out of memory, or the request was cancelled. */
+ * like api__talk_arguments. */
 json_t *api__talk_call(const api__traits *traits, const json_t *id, const json_t *name,
                        const json_t *arguments, err *e);
 
@@ -165,14 +174,15 @@ void api__add_config_ends(api_context *ctx);
 
 typedef struct {
     const char *text;
-    uint8_t len;
+    uint16_t len;
     uint8_t fail[API__MAX_STOP_BYTES]; /* Knuth-Morris-Pratt: longest border of each prefix */
 } api__stop;
 
 typedef struct {
     const api__stop *stops; /* borrowed */
     uint8_t n_stops;
-    uint8_t state[API__MAX_STOPS]; /* for each stop string: bytes matched at the end of the text */
+    /* For each stop string: bytes matched at the end of the text, fewer than its length. */
+    uint8_t state[API__MAX_STOPS];
 } api__matcher;
 
 void api__stop_init(api__stop *stop, const char *text,

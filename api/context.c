@@ -82,6 +82,7 @@ static int read_generation(api_context *ctx, err *e) {
     read_default(root, "min_p", &ctx->defaults.min_p);
     read_default(root, "repetition_penalty", &ctx->defaults.repetition_penalty);
     read_top_k(ctx, root);
+    api__settle_top_p(&ctx->defaults);
     json_decref(root);
     return 0;
 }

@@ -62,16 +62,29 @@ int api__read_bool(const json_t *value, const char *param, bool *out, err *e) {
     return 0;
 }
 
+static bool is_whole(const json_t *value) {
+    double x = json_real_value(value);
+    return json_is_real(value) && floor(x) == x;
+}
+
+bool api__integer(const json_t *value, int64_t *out) {
+    double x = json_real_value(value);
+    *out = json_integer_value(value);
+    if (json_is_integer(value)) return true;
+    if (!is_whole(value) || x < -0x1p63 || x >= 0x1p63) return false;
+    *out = (int64_t)x;
+    return true;
+}
+
 int api__read_int(const json_t *value, const char *param, int64_t min, int64_t max, int64_t *out,
                   err *e) {
     if (value == NULL || json_is_null(value)) return 0;
-    if (!json_is_integer(value)) {
-        return err_set(e, ERR_BAD_PARAM, param, "%s must be an integer%s", param,
-                       json_is_real(value) ? ", written without a fraction or exponent" : "");
-    }
-    int64_t x = json_integer_value(value);
-    if (x < min || x > max) {
-        if (max == INT32_MAX) {
+    int64_t x;
+    bool whole = api__integer(value, &x);
+    if (!whole && !is_whole(value))
+        return err_set(e, ERR_BAD_PARAM, param, "%s must be an integer", param);
+    if (!whole || x < min || x > max) {
+        if (whole && x < min && max >= INT32_MAX) {
             return err_set(e, ERR_BAD_PARAM, param, "%s must be at least %lld", param,
                            (long long)min);
         }

@@ -33,6 +33,12 @@ static void take(float *out, double value) {
     if (!isnan(value)) *out = (float)value;
 }
 
+void api__settle_top_p(eng_sampling *sampling) {
+    if (sampling->top_p > 0) return;
+    sampling->top_k = 1;
+    sampling->top_p = 1;
+}
+
 /* A decimal number without sign or leading zeros; -1 for anything else. */
 static int64_t id_of_key(const char *key) {
     int64_t id = 0;
@@ -95,6 +101,7 @@ static int read_sampling(api_request *req, const api_context *ctx, const api__va
         }
         sampling->top_k = fields->top_k > 0 ? (uint32_t)fields->top_k : 0;
     }
+    api__settle_top_p(sampling);
     if (fields->seeded) sampling->seed = (uint64_t)fields->seed;
     else if (getrandom(&sampling->seed, sizeof sampling->seed, 0) !=
              (ssize_t)sizeof sampling->seed) {
@@ -114,15 +121,16 @@ static int read_stop_strings(api_request *req, const api__values *fields, err *e
     size_t n = value == NULL ? 0 : json_is_array(value) ? json_array_size(value) : 1;
     if (value && !json_is_string(value) && !json_is_array(value))
         return api__bad_param(e, param, "must be a string or a list of strings");
-    if (n > API__MAX_STOPS) return api__bad_param(e, param, "may have at most 4 entries");
+    if (n > API__MAX_STOPS) return api__bad_param(e, param, "may have at most 16 entries");
     req->stops = arena_array(&req->mem, n, sizeof *req->stops);
     if (req->stops == NULL) return api__out_of_memory(e);
     for (size_t i = 0; i < n; i++) {
         const json_t *one = json_is_array(value) ? json_array_get(value, i) : value;
         size_t len = json_string_length(one);
         if (!json_is_string(one)) return api__bad_param(e, param, "must contain only strings");
-        if (len == 0 || len > API__MAX_STOP_BYTES)
-            return api__bad_param(e, param, "entries must have 1 to 64 bytes");
+        if (len == 0) continue; /* clients write an unused stop string so */
+        if (len > API__MAX_STOP_BYTES)
+            return api__bad_param(e, param, "entries may have at most 256 bytes");
         if (json_c_string(one) == NULL) return api__bad_param(e, param, "may not contain U+0000");
         const char *text = arena_strndup(&req->mem, json_string_value(one), len);
         if (text == NULL) return api__out_of_memory(e);
@@ -167,7 +175,8 @@ static int read_effort(api_request *req, const api_context *ctx, const char *eff
     static const struct {
         const char *name;
         uint32_t quarters;
-    } levels[] = {{"minimal", 1}, {"low", 2}, {"medium", 3}, {"high", 4}};
+    } levels[] = {{"none", 0}, {"minimal", 1}, {"low", 2}, {"medium", 3},
+                  {"high", 4}, {"xhigh", 4},   {"max", 4}};
     if (effort == NULL) return 0;
     for (size_t i = 0; i < ARRAY_LEN(levels); i++) {
         if (strcmp(levels[i].name, effort) != 0) continue;
@@ -177,14 +186,13 @@ static int read_effort(api_request *req, const api_context *ctx, const char *eff
         req->depth.max_loops = (uint16_t)loops;
         return 0;
     }
-    return api__bad_param(e, param, "must be minimal, low, medium or high");
+    return api__bad_param(e, param, "must be none, minimal, low, medium, high, xhigh or max");
 }
 
 static int read_loops(const api_context *ctx, const json_t *value, const char *param, int64_t *out,
                       err *e) {
-    if (json_is_integer(value) &&
-        plan_check_loops(ctx->plan, json_integer_value(value), param, e) != 0)
-        return -1;
+    int64_t loops;
+    if (api__integer(value, &loops) && plan_check_loops(ctx->plan, loops, param, e) != 0) return -1;
     return api__read_int(value, param, 1, ctx->opts.ceiling_loops, out, e);
 }
 
@@ -277,11 +285,26 @@ static int check_scored(const api_request *req, uint64_t output, err *e) {
                    (unsigned long long)(kept * (tops + 1)), API__MAX_SCORED);
 }
 
+/* Cuts the limit of a prompt to the room that its context leaves. field: the field with the limit,
+ * or NULL. */
+static int limit_prompt(const api_context *ctx, api_request *req, api__prompt *prompt,
+                        uint64_t limit, const char *field, err *e) {
+    uint64_t context = ctx->opts.max_context,
+             left = context > prompt->n_ids ? context - prompt->n_ids : 0;
+    if (prompt->n_ids > context || (left == 0 && limit > 0))
+        return api__too_long(ctx, prompt->n_ids, 0, req->dialect->input, e);
+    if (limit > left && field && ctx->opts.refuse_long)
+        return api__too_long(ctx, prompt->n_ids, limit, field, e);
+    prompt->max_tokens = (uint32_t)(limit < left ? limit : left);
+    req->prompt_tokens += prompt->n_ids;
+    return 0;
+}
+
 /* Sets the token limit of each prompt; the prompts must have been read. */
 static int read_limits(api_request *req, const api_context *ctx, const api__values *fields,
                        err *e) {
-    const char *field = fields->limit_field, *prompt = req->dialect->input;
-    int64_t wish = fields->limit;
+    const char *field = fields->limit_field;
+    int64_t wish = fields->limit == -1 ? API__NO_INT : fields->limit; /* -1 is no limit elsewhere */
     bool named = wish != API__NO_INT;
     bool scores = req->echo || req->prompt_logprobs;
     if (wish == 0 && !scores)
@@ -289,22 +312,17 @@ static int read_limits(api_request *req, const api_context *ctx, const api__valu
     if (!named) {
         wish = req->dialect->max_tokens ? req->dialect->max_tokens : ctx->opts.default_max_tokens;
     }
-    uint64_t all = 0, context = ctx->opts.max_context;
-    for (uint32_t i = 0; i < req->n_prompts; i++) {
-        api__prompt *one = &req->prompts[i];
-        uint64_t left = context > one->n_ids ? context - one->n_ids : 0, max = (uint64_t)wish;
-        if (one->n_ids > context || (left == 0 && max > 0))
-            return api__too_long(ctx, one->n_ids, named ? max : 0, prompt, e);
-        if (max > left && named) return api__too_long(ctx, one->n_ids, max, field, e);
-        one->max_tokens = (uint32_t)(max < left ? max : left);
-        all += one->max_tokens;
-        req->prompt_tokens += one->n_ids;
-        if (fields->min_tokens != API__NO_INT && fields->min_tokens > one->max_tokens) {
-            return err_set(e, ERR_BAD_PARAM, "min_tokens", "min_tokens may not exceed %s (%u)",
-                           field, one->max_tokens);
-        }
+    if (fields->min_tokens != API__NO_INT && fields->min_tokens > wish) {
+        return err_set(e, ERR_BAD_PARAM, "min_tokens", "min_tokens may not exceed %s (%lld)", field,
+                       (long long)wish);
     }
     if (fields->min_tokens != API__NO_INT) req->min_tokens = (uint32_t)fields->min_tokens;
+    uint64_t all = 0;
+    for (uint32_t i = 0; i < req->n_prompts; i++) {
+        if (limit_prompt(ctx, req, &req->prompts[i], (uint64_t)wish, named ? field : NULL, e) != 0)
+            return -1;
+        all += req->prompts[i].max_tokens;
+    }
     if (all * req->n_per_prompt <= ctx->opts.max_request_tokens)
         return check_scored(req, all * req->n_per_prompt, e);
     return err_set(e, ERR_BAD_PARAM, req->n_per_prompt > 1 ? "n" : field,
@@ -318,6 +336,14 @@ int api__too_long(const api_context *ctx, uint64_t n_prompt, uint64_t max_tokens
     if (e && e->code == ERR_NONE) {
         e->have = n_prompt;
         e->limit = ctx->opts.max_context;
+    }
+    if (max_tokens == 0) {
+        return err_set(e, ERR_TOO_LONG, param,
+                       "the maximum context length is %u tokens, but the prompt has %llu tokens%s: "
+                       "it exceeds the available context size",
+                       ctx->opts.max_context, (unsigned long long)n_prompt,
+                       n_prompt == ctx->opts.max_context ? " and leaves no room for an answer"
+                                                         : "");
     }
     return err_set(e, ERR_TOO_LONG, param,
                    "the maximum context length is %u tokens, but this request has %llu tokens in "
@@ -415,7 +441,7 @@ static int parse(api_request **out, const api_context *ctx, const api_dialect *d
         req->dialect = dialect;
         req->soon = soon;
         /* One byte of text may be a token with an id of four bytes; texts are copied at most
-         * once. */
+         * three times. */
         arena_init(&req->mem, ctx->opts.max_body_bytes * 12 + (1 << 20));
         rc = read_request(req, ctx, root, e);
     }

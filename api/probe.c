@@ -1,6 +1,6 @@
 /* probe.c - finds out which features a chat template supports by rendering test conversations.
  *
- * A template does not declare its features: one ignores tools, one refuses a system message, one
+ * A template does not declare its features: one ignores tools, one refuses system messages, one
  * prints <|tool|> although the vocabulary lacks this token. Each feature is tried once. Marker
  * words show whether a text was printed, and its position. */
 #include "api/template_internal.h"
@@ -11,6 +11,7 @@ enum { MAX_MEMORY = 32 << 20 };
 
 #define USER "fathomasks"
 #define SYSTEM "fathomrules"
+#define LATER "fathomlater"
 #define ANSWER "fathomanswers"
 #define RESULT "fathomresult"
 #define TOOL "fathomtool"
@@ -29,6 +30,7 @@ enum { MAX_MEMORY = 32 << 20 };
     ",\"tool_calls\":[{\"id\":\"abcdefghi\",\"type\":\"function\",\"function\":{\"name\":\"" CALL  \
     "\",\"arguments\":" arguments "}}]}"
 #define OBJECT "{\"a\":\"" ARGUMENT "\"}"
+#define BROKEN "\"fathom\\\"broken\""
 #define TEXT "\"{\\\"a\\\":\\\"" ARGUMENT "\\\"}\""
 #define GIVES                                                                                      \
     "{\"role\":\"tool\",\"tool_call_id\":\"abcdefghi\",\"name\":\"" CALL                           \
@@ -175,13 +177,17 @@ static int try_user(trying *probe) {
     return 1;
 }
 
+/* Many templates have a place for one system message only: they drop or refuse another one. */
 static int try_system(trying *probe) {
+    static const char later[] = "[" SAYS("system", SYSTEM) "," ASKS "," SAYS(
+        "assistant", ANSWER) "," SAYS("system", LATER) "," ASKS "]";
     api__traits *traits = &probe->variant->traits;
     bool lacks = false;
     int rc = try(probe, "[" SAYS("system", SYSTEM) "," ASKS "]", false, true);
     if (rc == 0 && lacks_marker(probe, "system", &lacks) != 0) rc = -1;
     traits->system = rc == 0 && seen(probe, SYSTEM) && !lacks;
-    traits->refuses = rc == 1;
+    if (rc >= 0 && traits->system) rc = try(probe, later, false, true);
+    traits->later_systems = rc == 0 && traits->system && seen(probe, SYSTEM) && seen(probe, LATER);
     return rc < 0 ? -1 : 0;
 }
 
@@ -222,6 +228,19 @@ static int try_calls(trying *probe) {
     return 0;
 }
 
+/* A client may send back arguments that the model wrote wrong. */
+static int try_odd(trying *probe) {
+    static const char *const talks[] = {"[" ASKS "," CALLS("\"\"", BROKEN) "," GIVES "]",
+                                        "[" ASKS "," CALLS("null", BROKEN) "," GIVES "]"};
+    api__traits *traits = &probe->variant->traits;
+    if (!traits->calls) return 0;
+    int rc = try(probe, talks[traits->null_content], traits->tools, true);
+    bool written = rc == 0 && seen(probe, "fathom\\\"broken");
+    bool printed = rc == 0 && seen(probe, "fathom\"broken");
+    traits->odd = written ? API__ODD_STRING : printed ? API__ODD_TEXT : API__ODD_OBJECT;
+    return rc < 0 ? -1 : 0;
+}
+
 static void look_for_notation(void *ud, const char *text, size_t n) {
     static const api__notation *const others[] = {&api__notation_tags};
     const api__notation **found = ud;
@@ -246,7 +265,7 @@ static int try_tools(trying *probe) {
     if (!traits->calls || !seen(probe, RESULT)) rc = try(probe, plain, false, true);
     if (rc == 0 && lacks_marker(probe, "tool", &lacks) != 0) rc = -1;
     traits->result = rc == 0 && seen(probe, RESULT) && !lacks;
-    return rc < 0 ? -1 : 0;
+    return rc < 0 ? -1 : try_odd(probe);
 }
 
 /* The first control token after an answer ends it. In a ChatML vocabulary <|endoftext|> ends a

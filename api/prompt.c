@@ -7,8 +7,8 @@
 int api__check_id(const api_context *ctx, const json_t *value, const char *param, uint32_t *out,
                   err *e) {
     int64_t id = 0;
-    if (!json_is_integer(value)) return api__bad_param(e, param, "must contain only integers");
-    if (api__read_int(value, param, 0, (int64_t)ctx->plan->vocab_size - 1, &id, NULL) != 0) {
+    if (!api__integer(value, &id)) return api__bad_param(e, param, "must contain only integers");
+    if (id < 0 || id >= (int64_t)ctx->plan->vocab_size) {
         return err_set(e, ERR_BAD_PARAM, param, "%s: token ids must be between 0 and %u", param,
                        ctx->plan->vocab_size - 1);
     }

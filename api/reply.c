@@ -142,7 +142,7 @@ void api_reply_request(const api_reply *reply, uint32_t i, sched_request *out) {
         .prompt = prompt->ids,
         .n_prompt = prompt->n_ids,
         .max_tokens = prompt->max_tokens,
-        .min_tokens = req->min_tokens,
+        .min_tokens = req->min_tokens < prompt->max_tokens ? req->min_tokens : prompt->max_tokens,
         .sampling = req->sampling,
         .stop_ids = req->stop_ids,
         .n_stop_ids = req->n_stop_ids,

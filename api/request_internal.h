@@ -63,6 +63,9 @@ enum {
 };
 
 #define API__NO_INT INT64_MIN
+/* The largest number of tokens that may be asked for: a limit above the room in the context means
+ * "as many as possible". Exact as a double. */
+#define API__ANY_TOKENS (1LL << 53)
 
 /* Values of the shared fields. Checks that need the model or another field come later. An absent
  * integer is API__NO_INT, an absent number NaN, an absent string or JSON value NULL, an absent bool
@@ -137,6 +140,8 @@ int api__bad_param(err *e, const char *param, const char *rule);
 int api__read_fields(api__values *out, const api_dialect *dialect, const json_t *root,
                      err *e) WARN_UNUSED;
 const json_t *api__member(const json_t *root, const char *key); /* NULL: absent or null */
+/* The value of a JSON number without a fraction: as JSON Schema has it, 42.0 is an integer. */
+bool api__integer(const json_t *value, int64_t *out);
 /* Read a member of an object inside the body; `param` is its full name. An absent or null member
  * leaves *out unchanged. */
 int api__read_bool(const json_t *value, const char *param, bool *out, err *e) WARN_UNUSED;
@@ -150,6 +155,8 @@ int api__check_model(const api_context *ctx, const char *model, err *e) WARN_UNU
 /* The optional model of a small route. */
 int api__read_model(const api_context *ctx, const json_t *root, const char **out,
                     err *e) WARN_UNUSED;
+/* top_p 0 leaves the most likely token alone, which the sampler knows as top_k 1. */
+void api__settle_top_p(eng_sampling *sampling);
 /* Parts of api_parse in files of their own. */
 int api__read_prompts(api_request *req, const api_context *ctx, const json_t *prompt,
                       err *e) WARN_UNUSED;
@@ -179,7 +186,8 @@ int api__read_conversation(api_request *req, const api_context *ctx, const api__
  * functions shown to the model, in the shape of chat completions: a new reference, or NULL. */
 int api__read_tools(api_request *req, const api_context *ctx, const api__values *fields,
                     json_t **tools, err *e) WARN_UNUSED;
-/* Checks a list of tools. *functions are in mem; *out is a new reference. */
+/* Checks a list of tools. *functions are in mem; *out is a new reference, or NULL if no tool is a
+ * function. */
 int api__list_tools(const json_t *tools, bool responses, arena *mem, api__tool **functions,
                     json_t **out, err *e) WARN_UNUSED;
 /* A text describing the functions, for a model without tools in its template. In mem. NULL: out of

@@ -6,9 +6,9 @@
 #include "api/api_internal.h"
 
 void api__stop_init(api__stop *stop, const char *text, size_t n) {
-    *stop = (api__stop){.text = text, .len = (uint8_t)n};
+    *stop = (api__stop){.text = text, .len = (uint16_t)n};
     uint8_t border = 0;
-    for (uint8_t i = 1; i < stop->len; i++) {
+    for (uint16_t i = 1; i < stop->len; i++) {
         while (border > 0 && text[i] != text[border])
             border = stop->fail[border - 1];
         if (text[i] == text[border]) border++;
@@ -21,11 +21,11 @@ size_t api__stop_feed(api__matcher *matcher, const char *bytes, size_t n, int *h
     for (size_t i = 0; i < n; i++) {
         for (uint8_t k = 0; k < matcher->n_stops; k++) {
             const api__stop *stop = &matcher->stops[k];
-            uint8_t at = matcher->state[k];
+            uint16_t at = matcher->state[k];
             while (at > 0 && bytes[i] != stop->text[at])
                 at = stop->fail[at - 1];
             if (bytes[i] == stop->text[at]) at++;
-            matcher->state[k] = at;
+            matcher->state[k] = at < stop->len ? (uint8_t)at : 0;
             if (at < stop->len) continue;
             if (*hit < 0 || stop->len > matcher->stops[*hit].len) *hit = k;
         }

@@ -15,21 +15,75 @@ static bool put_if_string(json_t *object, const char *key, const json_t *from) {
 
 /* ---- calls ---- */
 
-/* The object in a JSON text of arguments, or the text itself. NULL: out of memory or cancelled. */
-static json_t *read_arguments(const api__traits *traits, const json_t *text, err *e) {
+static bool is_blank(const json_t *text) {
     size_t n = json_string_length(text);
+    const char *bytes = json_string_value(text);
+    while (n > 0 && strchr(" \t\r\n", bytes[n - 1]) && bytes[n - 1])
+        n--;
+    return n == 0;
+}
+
+/* The value in a JSON text of arguments; an object may stand there itself. 1: the text is no JSON.
+ * -1: out of memory or cancelled. */
+static int parse_arguments(const json_t *given, json_t **out, err *e) {
+    size_t n = json_string_length(given);
     json_limits limits = {n, API__MAX_DEPTH, API__MAX_STRUCTURAL};
-    json_t *root = NULL;
     err why = {0};
-    if (traits->text_calls) return json_incref((json_t *)(uintptr_t)text);
-    int rc = json_parse_nul(&root, json_string_value(text), n, &limits, "arguments", &why);
-    if (rc == 0 && json_is_object(root)) return root;
-    json_decref(root);
-    if (why.code == ERR_NO_MEMORY || why.code == ERR_CANCELLED) {
-        (void)err_set(e, why.code, NULL, "%s", why.msg);
-        return NULL;
+    *out = NULL;
+    if (given == NULL || (json_is_string(given) && is_blank(given))) {
+        *out = json_object();
+        return *out ? 0 : api__out_of_memory(e);
     }
-    return json_incref((json_t *)(uintptr_t)text);
+    if (!json_is_string(given)) {
+        *out = json_incref((json_t *)(uintptr_t)given);
+        return 0;
+    }
+    if (json_parse_nul(out, json_string_value(given), n, &limits, "arguments", &why) == 0) return 0;
+    if (why.code != ERR_NO_MEMORY && why.code != ERR_CANCELLED) return 1;
+    return err_set(e, why.code, NULL, "%s", why.msg);
+}
+
+/* A value as JSON text in a string. */
+static json_t *dumped(const json_t *value, err *e) {
+    buf text = {0};
+    if (json_is_string(value))
+        buf_json_string(&text, json_string_value(value), json_string_length(value));
+    else api__dump(&text, value);
+    json_t *out = text.failed ? NULL : json_stringn(text.data, text.len);
+    buf_deinit(&text);
+    if (out == NULL) (void)api__out_of_memory(e);
+    return out;
+}
+
+json_t *api__talk_arguments(const json_t *given, err *e) {
+    json_t *value;
+    int rc = parse_arguments(given, &value, e);
+    if (rc < 0) return NULL;
+    bool fine = rc == 0 && json_is_string(given) && !is_blank(given);
+    json_t *out = fine      ? json_incref((json_t *)(uintptr_t)given)
+                  : rc == 0 ? dumped(value, e)
+                            : dumped(given, e);
+    json_decref(value);
+    return out;
+}
+
+/* Arguments that are no JSON object, as the template takes them. */
+static json_t *odd_arguments(const api__traits *traits, const json_t *given, err *e) {
+    if (traits->odd == API__ODD_TEXT) return api__talk_arguments(given, e);
+    json_t *out = traits->odd == API__ODD_STRING ? json_incref((json_t *)(uintptr_t)given)
+                                                 : json_pack("{s:O}", "arguments", given);
+    if (out == NULL) (void)api__out_of_memory(e);
+    return out;
+}
+
+/* Arguments in the form of the template: an object or JSON text. */
+static json_t *read_arguments(const api__traits *traits, const json_t *given, err *e) {
+    json_t *value;
+    if (traits->text_calls) return api__talk_arguments(given, e);
+    if (parse_arguments(given, &value, e) < 0) return NULL;
+    if (json_is_object(value)) return value;
+    json_decref(value);
+    return odd_arguments(traits, given, e);
 }
 
 json_t *api__talk_call(const api__traits *traits, const json_t *id, const json_t *name,

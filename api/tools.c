@@ -2,9 +2,11 @@
  *
  * A chat template with tools shows the functions to the model. Without, a plain text before the
  * conversation describes them. The template decides the form of a call (call_json.c,
- * call_tags.c). With tool_choice
- * required or a named function a grammar forces a call; with auto the model decides. An answer
- * may hold several calls, if the notation of the template has that. */
+ * call_tags.c). With tool_choice required or a named function a grammar forces a call; with auto
+ * the model decides. An answer may hold several calls, if the notation of the template has that.
+ *
+ * Tools of other types than function are run by other services' servers. They are left out, because
+ * clients send them beside functions that work here too. */
 #include "api/dialect_internal.h"
 
 #include <stdlib.h>
@@ -47,6 +49,17 @@ static int read_params(const reading *reader, const json_t *schema, api__tool *t
     return 0;
 }
 
+/* Arguments are an object, so the schema must admit one. */
+static int check_parameters(const reading *reader, const json_t *schema, size_t i) {
+    static const char rule[] = "must be a JSON Schema that admits an object";
+    uint8_t types = json_is_object(schema) ? api__schema_types(schema, schema) : 0;
+    if (types != 0 && !(types & API__TYPE_OBJECT)) return bad(reader, i, "parameters", rule);
+    if (schema == NULL || json_is_null(schema) || json_is_true(schema) || json_is_object(schema))
+        return 0;
+    return bad(reader, i, "parameters",
+               json_is_false(schema) ? rule : "must be a JSON Schema object");
+}
+
 static int read_function(reading *reader, json_t *function, size_t i) {
     const json_t *name = json_object_get(function, "name"),
                  *about = json_object_get(function, "description");
@@ -59,10 +72,11 @@ static int read_function(reading *reader, json_t *function, size_t i) {
     }
     if (about && !json_is_null(about) && !json_is_string(about))
         return bad(reader, i, "description", "must be a string");
-    if (parameters && !json_is_null(parameters) && !json_is_object(parameters))
-        return bad(reader, i, "parameters", "must be a JSON Schema object");
-    if (json_is_null(parameters))
-        (void)json_object_del(function, "parameters"); /* null means absent */
+    if (check_parameters(reader, parameters, i) != 0) return -1;
+    if (!json_is_object(parameters)) {
+        (void)json_object_del(function, "parameters"); /* null and true say nothing */
+        parameters = NULL;
+    }
     api__tool *tool = &reader->tools[reader->n_tools++];
     tool->name = arena_strndup(reader->mem, json_string_value(name), json_string_length(name));
     return tool->name ? read_params(reader, parameters, tool) : api__out_of_memory(reader->error);
@@ -88,12 +102,7 @@ static int read_tool(reading *reader, json_t *tool, size_t i, json_t *out) {
     const char *type = json_c_string(json_object_get(tool, "type"));
     if (!json_is_object(tool) || type == NULL)
         return bad(reader, i, "", "must be an object with a type");
-    if (strcmp(type, "function") != 0) {
-        char param[64];
-        (void)snprintf(param, sizeof param, "tools[%zu]", i);
-        return err_set(reader->error, ERR_UNSUPPORTED, param,
-                       "%s: only tools of type function are supported", param);
-    }
+    if (strcmp(type, "function") != 0) return 0;
     json_t *function = reader->responses ? tool : json_object_get(tool, "function");
     if (!json_is_object(function)) return bad(reader, i, "", "must have a function object");
     if (read_function(reader, function, i) != 0) return -1;
@@ -104,17 +113,18 @@ int api__list_tools(const json_t *tools, bool responses, arena *mem, api__tool *
                     json_t **out, err *e) {
     size_t n = json_array_size(tools);
     *out = NULL;
-    if (!json_is_array(tools) || n == 0 || n > MAX_TOOLS)
-        return api__bad_param(e, "tools", "must be a list of 1 to 128 functions");
+    if (!json_is_array(tools) || n > MAX_TOOLS)
+        return api__bad_param(e, "tools", "must be a list of at most 128 functions");
+    if (n == 0) return 0;
     reading reader = {.mem = mem, .responses = responses, .error = e};
     reader.tools = arena_array(mem, n, sizeof *reader.tools);
     json_t *list = json_array();
     int rc = reader.tools && list ? 0 : api__out_of_memory(e);
     for (size_t i = 0; rc == 0 && i < n; i++)
         rc = read_tool(&reader, json_array_get(tools, i), i, list);
-    if (rc != 0) {
+    if (rc != 0 || reader.n_tools == 0) {
         json_decref(list);
-        return -1;
+        return rc;
     }
     *out = list;
     *functions = reader.tools;
@@ -127,7 +137,9 @@ static int read_named(api_request *req, const json_t *choice, err *e) {
     const char *type = json_c_string(json_object_get(choice, "type"));
     if (type && strcmp(type, "function") != 0) {
         return err_set(e, ERR_UNSUPPORTED, "tool_choice",
-                       "tool_choice may be none, auto, required or a tool of type function");
+                       "tool_choice asks for %.40s; this server supports none, auto, required and "
+                       "a tool of type function",
+                       type);
     }
     if (name == NULL)
         return api__bad_param(e, "tool_choice",
@@ -180,6 +192,14 @@ static int force(api_request *req, const api_context *ctx, const api__values *fi
     return api__grammar_get(&req->grammar, ctx->grammars, &form, req->soon, e);
 }
 
+/* Without functions the model can only answer with a text. */
+static int check_choice(const json_t *choice, err *e) {
+    const char *word = json_c_string(choice);
+    if (choice == NULL || (word && (strcmp(word, "none") == 0 || strcmp(word, "auto") == 0)))
+        return 0;
+    return api__bad_param(e, "tool_choice", "requires tools of type function");
+}
+
 /* A model whose template shows no functions reads api__tools_lead, which asks for JSON. */
 static const api__notation *notation_of(const api_context *ctx) {
     const api__traits *traits = ctx->template ? api__template_traits(ctx->template, true) : NULL;
@@ -188,15 +208,14 @@ static const api__notation *notation_of(const api_context *ctx) {
 
 int api__read_tools(api_request *req, const api_context *ctx, const api__values *fields,
                     json_t **tools, err *e) {
-    const char *word = json_c_string(fields->tool_choice);
-    *tools = NULL;
-    if (fields->tools == NULL) {
-        if (fields->tool_choice == NULL || (word && strcmp(word, "none") == 0)) return 0;
-        return api__bad_param(e, "tool_choice", "requires tools");
-    }
     json_t *list = NULL;
-    int rc = api__list_tools(fields->tools, req->dialect->flat, &req->mem, &req->tools, &list, e);
-    req->n_tools = rc == 0 ? (uint32_t)json_array_size(list) : 0;
+    *tools = NULL;
+    if (fields->tools &&
+        api__list_tools(fields->tools, req->dialect->flat, &req->mem, &req->tools, &list, e) != 0)
+        return -1;
+    if (list == NULL) return check_choice(fields->tool_choice, e);
+    int rc = 0;
+    req->n_tools = (uint32_t)json_array_size(list);
     req->notation = notation_of(ctx);
     req->one_call = !fields->parallel_tool_calls;
     if (rc == 0) rc = read_choice(req, fields->tool_choice, e);

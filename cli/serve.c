@@ -88,6 +88,10 @@ int serve_options(server_opts *opts, int argc, char **argv, serve_with with) {
         {"--default-max-tokens", OPT_UINT, &opts->max_tokens, "N",
          "most tokens of a chat answer whose request names no limit (default: the model's)", 1, 1e9,
          false},
+        {"--refuse-long", OPT_FLAG, &opts->refuse_long, NULL,
+         "refuse a token limit above the room that a prompt leaves in the context (default: cut "
+         "the limit, and the answer ends with \"length\")",
+         0, 0, false},
         {"--control-ids", OPT_FLAG, &opts->control_ids, NULL,
          "allow special tokens in prompts of token ids (default: such a prompt gets status 400)", 0,
          0, false},

@@ -32,6 +32,7 @@ static int open_api(srv_load *load, err *e) {
         .default_max_tokens = output,
         .max_n = (uint32_t)opts->max_n,
         .max_prompts = (uint32_t)opts->max_prompts,
+        .refuse_long = opts->refuse_long,
         .control_ids = opts->control_ids,
         .special_tokens = opts->special_tokens,
         .ceiling_loops = run->ceiling_loops,

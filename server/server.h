@@ -20,7 +20,8 @@ typedef struct {
     uint64_t max_tokens, max_n, max_prompts, ceiling_loops;
     double drain_s, max_wait_s, header_s, body_s, idle_s, stall_s, ping_s, hang_s;
     bool client_priority, share_cache;
-    bool metrics_key, no_prefix_cache, depth_cap, control_ids, special_tokens, no_sandbox;
+    bool metrics_key, no_prefix_cache, depth_cap, control_ids, special_tokens, no_sandbox,
+        refuse_long;
 } server_opts;
 
 server_opts server_opts_default(void);

@@ -5,7 +5,7 @@
 
 typedef struct {
     api__values shared;
-    const json_t *messages;
+    const json_t *messages, *function_call, *modalities;
     bool logprobs, add_generation_prompt, continue_final_message;
 } values;
 
@@ -19,14 +19,34 @@ static const api__field fields[] = {
                   "Continue the last message, which must be the assistant's, instead of starting a "
                   "new one. Default: false."),
     API__OWN_REFUSED(functions),
-    API__OWN_REFUSED(function_call),
+    API__OWN_JSON(values, function_call, "Replaced by tool_choice; must be none or auto."),
     API__OWN_REFUSED(audio),
-    API__OWN_REFUSED(modalities),
+    API__OWN_JSON(values, modalities, "Kinds of output: text only."),
     API__OWN_REFUSED(prediction),
     API__OWN_REFUSED(web_search_options),
     API__OWN_REFUSED(chat_template),
     API__OWN_REFUSED(documents),
 };
+
+/* "none" is the default of the field that tool_choice has replaced. */
+static int check_function_call(const json_t *choice, err *e) {
+    const char *word = json_c_string(choice);
+    bool idle = word && (word[0] == 0 || strcmp(word, "none") == 0 || strcmp(word, "auto") == 0);
+    if (choice == NULL || json_is_false(choice) || idle) return 0;
+    return err_set(e, ERR_UNSUPPORTED, "function_call",
+                   "function_call is not supported: use tools and tool_choice");
+}
+
+static int check_modalities(const json_t *list, err *e) {
+    if (list && !json_is_array(list))
+        return api__bad_param(e, "modalities", "must be a list of strings");
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *one = json_c_string(json_array_get(list, i));
+        if (one && strcmp(one, "text") == 0) continue;
+        return err_set(e, ERR_UNSUPPORTED, "modalities", "modalities supports text only");
+    }
+    return 0;
+}
 
 static int prepare(api_request *req, const api_context *ctx, api__values *shared, err *e) {
     const values *own = (const values *)shared;
@@ -34,6 +54,8 @@ static int prepare(api_request *req, const api_context *ctx, api__values *shared
     if (shared->echo) {
         return err_set(e, ERR_UNSUPPORTED, "echo", "echo is not supported for chat completions");
     }
+    if (check_function_call(own->function_call, e) != 0) return -1;
+    if (check_modalities(own->modalities, e) != 0) return -1;
     api__take_limit(shared);
     shared->logprobs = own->logprobs;
     if (shared->top_logprobs != API__NO_INT && !own->logprobs)

@@ -15,9 +15,9 @@ static const api__field fields[] = {
                   "Prompts to complete: a string, a list of strings, a list of token ids, or a "
                   "list of lists of token ids."),
     API__OWN_STR(values, suffix, 0, "Not supported; must be empty."),
-    API__OWN_INT(values, logprobs, 0, 5,
+    API__OWN_INT(values, logprobs, 0, ENG_MAX_TOP,
                  "Return log-probabilities of the generated tokens, each with this number of most "
-                 "likely alternatives (0 to 5). Default: off."),
+                 "likely alternatives (0 to 20). Default: off."),
     API__OWN_REFUSED(prompt_embeds),
 };
 

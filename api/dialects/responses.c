@@ -12,7 +12,7 @@
 typedef struct {
     api__values shared;
     const json_t *input, *instructions, *text, *reasoning, *include, *metadata;
-    int64_t max_output_tokens;
+    int64_t max_output_tokens, max_tool_calls;
     const char *truncation;
 } values;
 
@@ -21,8 +21,10 @@ static const api__field fields[] = {
                   "Input for the model: a string, or a list of 1 to 1000 messages, function calls "
                   "and results."),
     API__OWN_JSON(values, instructions, "System message to place before the input."),
-    API__OWN_INT(values, max_output_tokens, 1, INT32_MAX,
-                 "Maximum number of tokens to generate. Default: set by the server."),
+    API__OWN_INT(values, max_output_tokens, -1, API__ANY_TOKENS,
+                 "Maximum number of tokens to generate. Default, also for -1: set by the server."),
+    API__OWN_INT(values, max_tool_calls, 1, INT32_MAX,
+                 "Limits calls of tools that run on the server. There are none."),
     API__OWN_JSON(values, text,
                   "text.format: format of the answer, which is text (default), json_object or "
                   "json_schema."),
@@ -39,7 +41,6 @@ static const api__field fields[] = {
     API__OWN_REFUSED(conversation),
     API__OWN_REFUSED(background),
     API__OWN_REFUSED(prompt),
-    API__OWN_REFUSED(max_tool_calls),
 };
 
 static int read_include(const json_t *list, bool *logprobs, err *e) {
@@ -144,7 +145,8 @@ static int keep_echoed(api_request *req, const api__values *shared, err *e) {
     buf_printf(&text,
                ",\"summary\":null},\"store\":false,\"temperature\":%.6g,\"top_p\":%.6g,"
                "\"truncation\":\"disabled\"",
-               (double)req->sampling.temperature, (double)req->sampling.top_p);
+               (double)req->sampling.temperature,
+               shared->top_p <= 0 ? 0.0 : (double)req->sampling.top_p);
     buf_puts(&text, ",\"text\":{\"format\":");
     if (shared->response_format) api__dump(&text, shared->response_format);
     else buf_puts(&text, "{\"type\":\"text\"}");

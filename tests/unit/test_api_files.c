@@ -17,7 +17,7 @@ static const struct {
 } advice[] = {
     {"generation_config.json", "{\"temperature\":-1}", "temperature must be between 0 and 2"},
     {"generation_config.json", "{\"temperature\":\"hot\"}", "temperature must be a number"},
-    {"generation_config.json", "{\"top_p\":0}", "top_p must be above 0"},
+    {"generation_config.json", "{\"top_p\":-0.5}", "top_p must be between 0 and 1"},
     {"generation_config.json", "{\"min_p\":[]}", "min_p must be a number"},
     {"generation_config.json", "{\"repetition_penalty\":1e9}", "repetition_penalty"},
     {"generation_config.json", "{\"top_k\":1.5}", "top_k must be an integer"},

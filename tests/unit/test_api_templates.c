@@ -100,6 +100,12 @@ static const struct {
      "\"bos_token\":\"<s>\",\"eos_token\":\"</s>\"",
      MISTRAL,
      TALK,
+     "~<s>[INST]  Be brief. \n\nSay <|end|></s> [/INST]ok~</s>[INST] more\n [/INST]"},
+    {{"<s>", "</s>"},
+     {0},
+     "\"bos_token\":\"<s>\",\"eos_token\":\"</s>\"",
+     MISTRAL,
+     "[" U("a") "," U("b") "]",
      "BAD_PARAM messages: the chat template refuses the messages: Conversation roles must "
      "alternate user/assistant/user/assistant/..."},
     {{"<bos>", "<start_of_turn>", "<end_of_turn>"},
@@ -114,7 +120,9 @@ static const struct {
      "\"bos_token\":\"<bos>\"",
      GEMMA,
      TALK,
-     "BAD_PARAM messages: the chat template refuses the messages: System role not supported"},
+     "~<bos>~<start_of_turn>user\nBe brief. \n\nSay <|end|></s>~<end_of_turn>\n"
+     "~<start_of_turn>model\nok~<end_of_turn>\n~<start_of_turn>user\nmore~<end_of_turn>\n"
+     "~<start_of_turn>model\n"},
     /* Its markers are flagged special:false. Even so, a client's text never becomes a marker. */
     {{"<bos>", "<|end|>"},
      {"<|User|>", "<|Assistant|>", "<|tool|>"},
@@ -129,7 +137,36 @@ static const struct {
      "",
      "turns",
      TALK,
-     "BAD_PARAM messages[0].role: messages[0].role is not supported by this model's chat template"},
+     "~<|user|> Be brief. \n\nSay <|end|></s>~<|end|>~<|assistant|>ok~<|end|>~<|user|>more\n"
+     "~<|end|>~<|assistant|>"},
+    /* Without a place for them, system messages join the first turn of the user wherever they
+     * stand; a list without such a turn gets one. */
+    {{"<|user|>", "<|assistant|>", "<|end|>"},
+     {0},
+     "",
+     "turns",
+     "[" A("b") "," U("a") ",{\"role\":\"developer\",\"content\":\"c\"}," U("d") "," S "]",
+     "~<|assistant|>b~<|end|>~<|user|>c\n\n Be brief. "
+     "\n\na~<|end|>~<|user|>d~<|end|>~<|assistant|>"},
+    {{"<|user|>", "<|assistant|>", "<|end|>"},
+     {0},
+     "",
+     "turns",
+     "[" S "]",
+     "~<|user|> Be brief. ~<|end|>~<|assistant|>"},
+    {{"<bos>", "<|end|>"},
+     {"<|User|>", "<|Assistant|>", "<|tool|>"},
+     "\"bos_token\":\"<bos>\"",
+     DEEPSEEK,
+     "[" S "," U("a") ",{\"role\":\"developer\",\"content\":\"c\"}]",
+     "~<bos> Be brief. \n\nc~<|User|>a~<|Assistant|>"},
+    {{IM_START},
+     {0},
+     "",
+     "chatml",
+     "[" U("a") "," S "]",
+     "~<|im_start|>user\na~<|im_end|>\n~<|im_start|>system\n Be brief. ~<|im_end|>\n"
+     "~<|im_start|>assistant\n"},
     {{"<|user|>", "<|assistant|>", "<|end|>"},
      {0},
      "",
@@ -217,12 +254,34 @@ static const struct {
     {HERMES, "[" U("2+2") "," CALL("\"<|im_end|>\"") "]",
      "~<|im_start|>user\n2+2~<|im_end|>\n~<|im_start|>assistant\n~<tool_call>\n{\"name\": \"sum\", "
      "\"arguments\": \"<|im_end|>\"}\n</tool_call>~<|im_end|>\n~<|im_start|>assistant\n"},
+    {HERMES, "[" U("2+2") "," CALL("\" \\n\"") "]",
+     "~<|im_start|>user\n2+2~<|im_end|>\n~<|im_start|>assistant\n~<tool_call>\n{\"name\": \"sum\", "
+     "\"arguments\": {}}\n</tool_call>~<|im_end|>\n~<|im_start|>assistant\n"},
+    /* The same for templates that print a text as it is, and members of an object. */
+    {"{% for m in messages %}{{ m.role + ':' + (m.content or '') }}{% for c in m.tool_calls %}"
+     "{{ c.function.name + ' ' }}{{ c.function.arguments if c.function.arguments is string else "
+     "c.function.arguments | tojson "
+     "}}{% endfor %}{% endfor %}",
+     "[" U("2+2") "," CALL("\"{\\\"a\"") "," U("y") "," CALL("\"{\\\"a\\\":1}\"") "]",
+     "user:2+2assistant:sum \"{\\\"a\"user:yassistant:sum {\"a\": 1}"},
+    {"{% for m in messages %}{{ m.role + ':' + (m.content or '') }}{% for c in m.tool_calls %}"
+     "{{ c.function.name + ' ' }}{% for k, v in c.function.arguments | items %}{{ k + '=' + v }}{% "
+     "endfor %}{% endfor %}"
+     "{% endfor %}",
+     "[" U("2+2") "," CALL("\"{\\\"a\"") "," U("y") "," CALL("\"{\\\"a\\\":\\\"1\\\"}\"") "]",
+     "user:2+2assistant:sum arguments={\"auser:yassistant:sum a=1"},
     /* DeepSeek's form: calls if there is no content, arguments as text. */
     {"{% for m in messages %}{% if m.role == 'assistant' and m.content is none %}{% for c in "
      "m.tool_calls %}<|im_start|>{{ c.function.name + ' ' + c.function.arguments }}<|im_end|>{% "
      "endfor %}{% else %}{{ m.role + ':' + m.content }}{% endif %}{% endfor %}",
      "[" U("2+2") "," CALL("\"{\\\"a\\\":<|im_end|>[2]}\"") "," GAVE "," A("") "]",
-     "user:2+2~<|im_start|>sum {\"a\":<|im_end|>[2]}~<|im_end|>tool:4assistant:"},
+     "user:2+2~<|im_start|>sum \"{\\\"a\\\":<|im_end|>[2]}\"~<|im_end|>tool:4assistant:"},
+    {"{% for m in messages %}{% if m.role == 'assistant' and m.content is none %}{% for c in "
+     "m.tool_calls %}{{ c.function.name + ' ' + c.function.arguments }}{% endfor %}{% else %}"
+     "{{ m.role + ':' + m.content }}{% endif %}{% endfor %}",
+     "[" U("2+2") "," CALL("\"{\\\"a\\\": 2}\"") "," U("y") "," CALL("\"\"") "," U("y") "," CALL(
+         "{\"b\":3}") "]",
+     "user:2+2sum {\"a\": 2}user:ysum {}user:ysum {\"b\":3}"},
     /* A template without functions: the prompt lists them before the conversation, and calls are
      * text. */
     {"chatml", "{\"messages\":[" U("2+2") "]" TOOLS "}",
@@ -264,6 +323,15 @@ static const struct {
      "{\"type\":\"function_call\",\"call_id\":\"a\",\"name\":\"sum\",\"arguments\":\"{}\"}]",
      "user(x)assistant(Let me.)[a:sum{}]"},
     {"\"x\"", "user(x)"},
+    /* What says nothing to the model is left out; results may be lists of parts. */
+    {"[{\"role\":\"user\",\"content\":\"x\"},{\"type\":\"reasoning\",\"summary\":[]},{\"type\":"
+     "\"item_reference\",\"id\":\"y\"},{\"type\":\"refusal\",\"refusal\":\"z\"},{\"role\":"
+     "\"assistant\",\"content\":[{\"type\":\"refusal\",\"refusal\":\"no\"}]},{\"type\":"
+     "\"function_call\",\"call_id\":\"a\",\"name\":\"sum\",\"arguments\":\"\"},{\"type\":"
+     "\"function_call_output\",\"call_id\":\"a\",\"output\":[{\"type\":\"input_text\",\"text\":"
+     "\"4\"},{\"type\":\"input_text\",\"text\":\"5\"}]},{\"type\":\"function_call_output\","
+     "\"call_id\":\"a\",\"output\":[]}]",
+     "user(x)assistant(no)[a:sum{}]tool/a(4\n5)tool/a()"},
 };
 
 #define TELLS                                                                                      \
