@@ -262,6 +262,7 @@ typedef struct api__notation {
      * memory sets answer->said.failed. */
     void (*read)(const api_request *req, api__answer *answer, const char *text, size_t ready,
                  bool last);
+    bool tags;                  /* calls are tags, not JSON */
     api__compile_calls grammar; /* of a forced call */
 } api__notation;
 /* {"name": NAME, "arguments": {…}}; and <function=NAME><parameter=KEY>VALUE</parameter></function>,

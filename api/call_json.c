@@ -111,4 +111,4 @@ static void read_json(const api_request *req, api__answer *answer, const char *t
     answer->calls[0].whole = answer->ended = reader->state == WHOLE;
 }
 
-const api__notation api__notation_json = {NULL, read_json, api__grammar_compile_tools};
+const api__notation api__notation_json = {.read = read_json, .grammar = api__grammar_compile_tools};

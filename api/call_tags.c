@@ -318,4 +318,5 @@ static void read_tags(const api_request *req, api__answer *answer, const char *t
     reader->said = until;
 }
 
-const api__notation api__notation_tags = {open_param, read_tags, api__grammar_compile_tags};
+const api__notation api__notation_tags = {
+    .mark = open_param, .read = read_tags, .tags = true, .grammar = api__grammar_compile_tags};

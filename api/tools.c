@@ -180,16 +180,27 @@ const char *api__tools_lead(const json_t *tools, arena *mem, err *e) {
     return lead;
 }
 
+/* A forced call takes the place of the format, which is that of a text. */
 static int force(api_request *req, const api_context *ctx, const api__values *fields,
                  const json_t *tools, err *e) {
-    if (req->grammar) {
-        return err_set(e, ERR_BAD_PARAM, "tool_choice",
-                       "tool_choice cannot force a call together with %s", req->form_field);
-    }
     if (api__can_constrain(ctx, fields, "tool_choice", e) != 0) return -1;
+    api__grammar_release(req->grammar);
+    req->grammar = NULL;
     req->form_field = "tools";
     const api__form form = {tools, req->notation->grammar, req->named, "tools"};
     return api__grammar_get(&req->grammar, ctx->grammars, &form, req->soon, e);
+}
+
+/* The answer is a call or a text of the format asked for. 1: a worker must compile it. */
+static int allow_calls(api_request *req, const json_t *tools, err *e) {
+    api__grammar *both;
+    if (req->grammar == NULL) return 0;
+    if (req->soon) return 1; /* compiling takes more than the loop thread may */
+    if (api__grammar_compile_either(&both, tools, req->notation->tags, req->form, "tools", e) != 0)
+        return -1;
+    api__grammar_release(req->grammar);
+    req->grammar = both;
+    return 0;
 }
 
 /* Without functions the model can only answer with a text. */
@@ -220,6 +231,7 @@ int api__read_tools(api_request *req, const api_context *ctx, const api__values 
     req->one_call = !fields->parallel_tool_calls;
     if (rc == 0) rc = read_choice(req, fields->tool_choice, e);
     if (rc == 0 && req->calls == API__CALLS_FORCED) rc = force(req, ctx, fields, list, e);
+    if (rc == 0 && req->calls == API__CALLS_AUTO) rc = allow_calls(req, list, e);
     if (rc == 0 && req->calls != API__CALLS_NONE) *tools = list;
     else json_decref(list);
     return rc;

@@ -145,6 +145,10 @@ int api__grammar_compile_tools(api__grammar **out, const json_t *tools, const ch
 /* The same for a call written as tags (tags.c). */
 int api__grammar_compile_tags(api__grammar **out, const json_t *tools, const char *only,
                               const char *param, err *e) WARN_UNUSED;
+/* A call as above, or a value of the schema `form` (NULL: any object). tags: the call's notation.
+ */
+int api__grammar_compile_either(api__grammar **out, const json_t *tools, bool tags,
+                                const json_t *form, const char *param, err *e) WARN_UNUSED;
 /* Compiles a schema. calls: its parts for function calls, or NULL; in them every property has $refs
  * of its own. */
 int api__grammar_compile_schema(api__grammar **out, const json_t *schema, const json_t *calls,

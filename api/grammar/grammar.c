@@ -1,5 +1,5 @@
 /* grammar.c - makes a grammar from a schema or from the functions of a request. */
-#include "api/grammar/constrain_internal.h"
+#include "api/grammar/schema_internal.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -20,19 +20,26 @@ static json_t *call_schema(const json_t *function) {
                      "required", "name", "arguments", "additionalProperties", 0);
 }
 
-int api__grammar_compile_tools(api__grammar **out, const json_t *tools, const char *only,
-                               const char *param, err *e) {
-    json_t *calls = json_array(), *schema = json_pack("{s:O}", "anyOf", calls);
+json_t *api__call_schemas(const json_t *tools, const char *only) {
+    json_t *calls = json_array();
     const json_t *tool;
     size_t i;
-    int rc = calls && schema ? 0 : -1;
-    *out = NULL;
     json_array_foreach(tools, i, tool) {
         const json_t *function = json_object_get(tool, "function");
         const char *name = json_string_value(json_object_get(function, "name"));
         if (name == NULL || (only && strcmp(only, name) != 0)) continue;
-        if (json_array_append_new(calls, call_schema(function)) != 0) rc = -1;
+        if (json_array_append_new(calls, call_schema(function)) == 0) continue;
+        json_decref(calls);
+        return NULL;
     }
+    return calls;
+}
+
+int api__grammar_compile_tools(api__grammar **out, const json_t *tools, const char *only,
+                               const char *param, err *e) {
+    json_t *calls = api__call_schemas(tools, only), *schema = json_pack("{s:O}", "anyOf", calls);
+    int rc = calls && schema ? 0 : -1;
+    *out = NULL;
     if (rc != 0) err_set(e, ERR_NO_MEMORY, param, "out of memory for the tools");
     else rc = api__grammar_compile_schema(out, schema, calls, param, e);
     json_decref(schema);

@@ -8,17 +8,18 @@
 /* The form of a node's text. */
 typedef enum {
     API__FORM_JSON,
-    API__FORM_CALL,  /* one call of one of the functions: schema is the list of tools */
-    API__FORM_BODY,  /* the parameters of a function: schema is its description */
-    API__FORM_VALUE, /* a parameter's value: strings without quotes, other values as JSON */
-    API__FORM_END,   /* the end of a call */
-} api__form;
+    API__FORM_CALL,   /* one call of one of the functions: schema is the list of tools */
+    API__FORM_BODY,   /* the parameters of a function: schema is its description */
+    API__FORM_VALUE,  /* a parameter's value: strings without quotes, other values as JSON */
+    API__FORM_END,    /* the end of a call */
+    API__FORM_EITHER, /* a call or another value: schema holds both (either.c) */
+} api__form_kind;
 
 /* A schema to be compiled into the node of the same index. */
 typedef struct {
     const json_t *schema, *root; /* root: start of $ref */
     uint8_t types;               /* API__TYPE_* allowed for the node; 0: types of the schema */
-    uint8_t form;                /* api__form */
+    uint8_t form;                /* api__form_kind */
 } api__pending;
 
 typedef struct {
@@ -62,6 +63,9 @@ void api__sort_names(api__node *node);
 /* A node of alternatives, without any yet. */
 int api__schema_alternatives(api__compiler *comp, api__node *node, size_t n) WARN_UNUSED;
 
+/* The schemas of all calls in JSON form: a new reference. NULL: out of memory. */
+json_t *api__call_schemas(const json_t *tools, const char *only);
+int api__compile_either(api__compiler *comp, api__node *node, const api__pending *item) WARN_UNUSED;
 /* Compiles an item of any form but JSON. */
 int api__compile_tags(api__compiler *comp, api__node *node, const api__pending *item) WARN_UNUSED;
 

@@ -224,10 +224,11 @@ static int compile_end(api__compiler *comp, api__node *node) {
 }
 
 int api__compile_tags(api__compiler *comp, api__node *node, const api__pending *item) {
-    switch ((api__form)item->form) {
+    switch ((api__form_kind)item->form) {
     case API__FORM_CALL: return compile_call(comp, node, item->schema);
     case API__FORM_BODY: return compile_body(comp, node, item->schema);
     case API__FORM_END: return compile_end(comp, node);
+    case API__FORM_EITHER: return api__compile_either(comp, node, item);
     default: return compile_value(comp, node, item);
     }
 }

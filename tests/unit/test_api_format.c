@@ -3,6 +3,7 @@
 #include "api/dialect_internal.h"
 #include "engine/backend.h"
 #include "tests/lib/api_fixture.h"
+#include "tests/lib/grammar.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
@@ -188,8 +189,20 @@ Test(api_format, what_cannot_be_promised_is_refused_with_its_field) {
         {SCHEMA("{\"name\":\"a b\",\"schema\":{}}"), "response_format.json_schema.name",
          ERR_BAD_PARAM},
         {SCHEMA("{\"name\":\"a\"}"), "response_format.json_schema.schema", ERR_BAD_PARAM},
-        {SCHEMA("{\"name\":\"a\",\"schema\":true}"), "response_format.json_schema.schema",
+        {SCHEMA("{\"name\":\"a\",\"schema\":7}"), "response_format.json_schema.schema",
          ERR_BAD_PARAM},
+        {CHAT "\"response_format\":{\"type\":\"json_object\",\"schema\":[]}}",
+         "response_format.schema", ERR_BAD_PARAM},
+        {CHAT "\"guided_json\":\"{\"}", NULL, ERR_BAD_PARAM},
+        {CHAT "\"guided_json\":7}", "guided_json", ERR_BAD_PARAM},
+        {CHAT "\"guided_json\":{},\"json_schema\":{}}", "json_schema", ERR_BAD_PARAM},
+        {CHAT "\"guided_json\":\"{}\",\"structured_outputs\":{\"json\":\"{}\"}}",
+         "structured_outputs", ERR_BAD_PARAM},
+        {CHAT "\"structured_outputs\":{\"json\":{\"$ref\":\"#/x\"}}}", "structured_outputs.json",
+         ERR_BAD_PARAM},
+        {CHAT "\"structured_outputs\":{\"choice\":[\"a\"]}}", "structured_outputs",
+         ERR_UNSUPPORTED},
+        {CHAT "\"guided_choice\":[\"a\"]}", "guided_choice", ERR_UNSUPPORTED},
         {SCHEMA("{\"name\":\"a\",\"schema\":{},\"strict\":1}"),
          "response_format.json_schema.strict", ERR_BAD_PARAM},
         {SCHEMA("{\"name\":\"a\",\"schema\":{\"type\":\"string\",\"pattern\":\"x\"}}"),
@@ -211,7 +224,7 @@ Test(api_format, what_cannot_be_promised_is_refused_with_its_field) {
             -1, "row %zu", i);
         cr_assert_null(req);
         cr_assert_eq(e.code, rows[i].code, "row %zu: %s", i, e.msg);
-        cr_assert_str_eq(e.param, rows[i].param, "row %zu: %s", i, e.msg);
+        if (rows[i].param) cr_assert_str_eq(e.param, rows[i].param, "row %zu: %s", i, e.msg);
         cr_assert_eq(api_status(&e), 400, "row %zu", i);
     }
     api_fixture_close(&fixture);
@@ -223,6 +236,98 @@ Test(api_format, what_cannot_be_promised_is_refused_with_its_field) {
     cr_assert_eq(api_parse(&req, fixture.ctx, &api_dialect_completion, ids, strlen(ids), &e), -1);
     cr_assert_eq(e.code, ERR_UNSUPPORTED, "%s", e.msg);
     api_fixture_close(&fixture);
+}
+
+/* ---- where clients put a schema, and what holds then ---- */
+
+#define A "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"}},\"required\":[\"a\"]}"
+#define A_TEXT                                                                                     \
+    "\"{\\\"type\\\":\\\"object\\\",\\\"properties\\\":{\\\"a\\\":{\\\"type\\\":\\\"integer\\\"}}" \
+    ","                                                                                            \
+    "\\\"required\\\":[\\\"a\\\"]}\""
+#define TOOL(rest) "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"" rest "}}]"
+#define NEEDS_B                                                                                    \
+    ",\"parameters\":{\"type\":\"object\",\"properties\":{\"b\":{\"$ref\":\"#/$defs/b\"}},"        \
+    "\"required\":[\"b\"],\"$defs\":{\"b\":{\"type\":\"boolean\"}}}"
+#define REFERS                                                                                     \
+    "{\"$defs\":{\"b\":{\"type\":\"string\"}},\"type\":\"object\",\"properties\":{\"a\":{\"$"      \
+    "ref\":"                                                                                       \
+    "\"#/$defs/b\"}},\"required\":[\"a\"]}"
+#define RESPONSE "{\"model\":\"demo\",\"input\":\"x\","
+#define PROMPT "{\"model\":\"demo\",\"prompt\":\"x\","
+
+static const struct {
+    const api_dialect *dialect;
+    const char *body, *whole, *refused;
+} places[] = {
+    {&api_dialect_chat,
+     CHAT
+     "\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"n\",\"schema\":" A
+     "}}}",
+     "{\"a\":1}", "{}"},
+    {&api_dialect_chat, CHAT "\"response_format\":{\"type\":\"json_object\",\"schema\":" A "}}",
+     "{\"a\":1}", "{}"},
+    {&api_dialect_chat, CHAT "\"response_format\":{\"type\":\"json_schema\",\"schema\":" A "}}",
+     "{\"a\":1}", "{}"},
+    {&api_dialect_chat, CHAT "\"guided_json\":" A "}", "{\"a\":1}", "{}"},
+    {&api_dialect_chat, CHAT "\"guided_json\":" A_TEXT "}", "{\"a\":1}", "{}"},
+    {&api_dialect_chat, CHAT "\"json_schema\":" A "}", "{\"a\":1}", "{}"},
+    {&api_dialect_chat, CHAT "\"structured_outputs\":{\"json\":" A "}}", "{\"a\":1}", "{}"},
+    {&api_dialect_chat, CHAT "\"structured_outputs\":{\"json_object\":true}}", "{}", "[]"},
+    {&api_dialect_completion, PROMPT "\"guided_json\":" A "}", "{\"a\":1}", "{}"},
+    {&api_dialect_responses, RESPONSE "\"guided_json\":" A "}", "{\"a\":1}", "{}"},
+    {&api_dialect_responses,
+     RESPONSE "\"text\":{\"format\":{\"type\":\"json_object\",\"schema\":" A "}}}", "{\"a\":1}",
+     "{}"},
+    /* An empty schema is any JSON value, and no text. */
+    {&api_dialect_chat, CHAT "\"guided_json\":{}}", "[7]", "x"},
+    {&api_dialect_chat,
+     CHAT
+     "\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"n\",\"schema\":"
+     "{}}}}",
+     "7.5", "x"},
+    {&api_dialect_chat, CHAT "\"structured_outputs\":{\"json\":true}}", "null", "x"},
+    /* With functions the answer is a call or fits the schema. References stay in their schemas. */
+    {&api_dialect_chat, CHAT TOOL(NEEDS_B) ",\"guided_json\":" REFERS "}", "{\"a\":\"x\"}",
+     "{\"a\":true}"},
+    {&api_dialect_chat, CHAT TOOL(NEEDS_B) ",\"guided_json\":" REFERS "}",
+     "{\"name\":\"f\",\"arguments\":{\"b\":true}}", "{\"name\":\"f\",\"arguments\":{\"b\":\"x\"}}"},
+    {&api_dialect_chat, CHAT TOOL("") ",\"response_format\":{\"type\":\"json_object\"}}",
+     "{\"x\":[1]}", "[1]"},
+    /* A call that must be made takes the place of the schema; one that may not leaves it. */
+    {&api_dialect_chat, CHAT TOOL(NEEDS_B) ",\"tool_choice\":\"required\",\"guided_json\":" A "}",
+     "{\"name\":\"f\",\"arguments\":{\"b\":true}}", "{\"a\":1}"},
+    {&api_dialect_chat, CHAT TOOL(NEEDS_B) ",\"tool_choice\":\"none\",\"guided_json\":" A "}",
+     "{\"a\":1}", "{\"name\":\"f\",\"arguments\":{\"b\":true}}"},
+};
+
+Test(api_format, a_schema_is_enforced_wherever_clients_put_it) {
+    api_fixture fixture;
+    api_fixture_open(&fixture, NULL, false);
+    for (size_t i = 0; i < ARRAY_LEN(places); i++) {
+        api_request *req = api_must_parse(&fixture, places[i].dialect, places[i].body);
+        cr_assert_not_null(req->grammar, "row %zu", i);
+        cr_expect_eq(grammar_feed(req->grammar, places[i].whole), 1, "row %zu", i);
+        cr_expect_eq(grammar_feed(req->grammar, places[i].refused), -1, "row %zu", i);
+        api_request_destroy(req);
+    }
+    api_fixture_close(&fixture);
+}
+
+Test(api_format, a_call_written_as_tags_may_stand_instead_of_the_schema_too) {
+    json_t *tools = json_loads("[{\"function\":{\"name\":\"f\"}}]", 0, NULL),
+           *form = json_loads(REFERS, 0, NULL);
+    api__grammar *grammar = NULL;
+    err e = {0};
+    cr_assert_eq(api__grammar_compile_either(&grammar, tools, true, form, "tools", &e), 0, "%s",
+                 e.msg);
+    cr_expect_eq(grammar_feed(grammar, "{\"a\":\"x\"}"), 1);
+    cr_expect_eq(grammar_feed(grammar, "<tool_call>\n<function=f>\n</function>\n</tool_call>"), 1);
+    cr_expect_eq(grammar_feed(grammar, "{\"a\":1}"), -1);
+    cr_expect_eq(grammar_feed(grammar, "<tool_call>\n<function=g>"), -1);
+    api__grammar_free(grammar);
+    json_decref(tools);
+    json_decref(form);
 }
 
 Test(api_format, a_form_that_cannot_be_had_is_told_with_the_field_that_asked_for_it) {
