@@ -101,6 +101,31 @@ uint8_t api__param_types(const api__tool *tool, const char *name, size_t n) {
     return 0;
 }
 
+/* ---- numbers ---- */
+
+static size_t digits(const char *text, size_t n, size_t at) {
+    while (at < n && text[at] >= '0' && text[at] <= '9')
+        at++;
+    return at;
+}
+
+bool api__is_number(const char *text, size_t n) {
+    size_t first = n > 0 && text[0] == '-', at = digits(text, n, first), from = at + 1;
+    if (at == first || (text[first] == '0' && at > first + 1)) return false;
+    if (at < n && text[at] == '.') {
+        at = digits(text, n, from);
+        if (at == from) return false;
+    }
+    if (at < n && (text[at] == 'e' || text[at] == 'E')) {
+        from = at + 1;
+        if (from < n && (text[from] == '+' || text[from] == '-')) from++;
+        at = digits(text, n, from);
+        if (at == from) return false;
+    }
+    return at == n;
+}
+
+
 /* ---- the parts of an answer, as they are written ---- */
 
 uint32_t api__n_parts(const api_reply *reply, const api__choice *choice) {

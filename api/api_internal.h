@@ -21,6 +21,7 @@ enum {
     API__MAX_NAME_BYTES = 128, /* bytes of model and user */
     API__MAX_LABEL_BYTES = 64, /* bytes of request_id and cache_salt */
     API__MAX_ENDS = 64,        /* end tokens of a model */
+    API__MAX_WARNINGS = 16,    /* sentences about fields without effect */
     API__MAX_KWARGS = 64,      /* entries of chat_template_kwargs */
     API__MAX_SCORED = 1 << 21, /* log-probabilities kept until an answer is written */
     API__SLICE = 16 << 10,     /* bytes added to a stream by one event; the rest waits */
@@ -220,17 +221,28 @@ typedef struct {
 
 /* State of a notation within the text. Each notation uses its own part. */
 typedef struct {
-    size_t at;           /* bytes of the text read so far */
-    size_t said;         /* bytes of the text already in `said`, in a call, or dropped */
-    uint8_t state;       /* 0 at the start of a text */
-    size_t string, name; /* start of the current string or tag; start of the function's name */
+    size_t at;     /* bytes of the text read so far */
+    size_t said;   /* bytes of the text already in `said`, in a call, or dropped */
+    size_t solid;  /* end of the last byte of text that is not blank */
+    size_t string; /* start of the current string or tag */
+    uint8_t state; /* 0 at the start of a text */
     uint32_t depth, tool;
-    uint8_t step; /* JSON: index into the parts before the arguments */
-    uint8_t tag;  /* bytes matched of a tag */
     bool in_string, escaped;
-    size_t solid;    /* tags: end of the last byte that is not blank */
-    uint32_t params; /* tags: parameters so far */
-    bool after_call; /* tags: no text since the last call */
+    /* JSON. */
+    size_t start, tag_end; /* of what may be a call; of the last tag before a call */
+    uint8_t key;           /* of the current member */
+    char quote;            /* of a Python string */
+    bool named;            /* the function is known */
+    bool tail;             /* the call's object ends behind its arguments */
+    bool list;             /* within a list of calls */
+    bool tagged;           /* the answer has tags of calls */
+    bool talking;          /* the answer has begun as a text */
+    /* Tags. */
+    size_t name, value; /* start of the function's name and of a parameter's value */
+    uint32_t params;    /* parameters so far */
+    uint8_t tag;        /* bytes matched of a tag */
+    bool json, loose;   /* the value is JSON; it turned out not to be */
+    bool after_call;    /* no text since the last call */
 } api__reader;
 
 typedef enum { API__PART_TEXT, API__PART_THOUGHT, API__PART_CALL } api__part_kind;
@@ -258,6 +270,9 @@ typedef struct {
 /* A form in which models write calls. */
 typedef struct api__notation {
     const char *mark; /* a template with this text uses the notation; NULL: any other template */
+    const char *open, *close; /* JSON: stand before and behind a call; may be missing. NULL: none */
+    bool names, python;       /* JSON: calls NAME{…}; NAME.call(…) */
+    const char *shown[3];     /* special tokens that are a part of the text for this reader */
     /* Reads text[reader.at, ready) into the answer. last: no more text follows. Running out of
      * memory sets answer->said.failed. */
     void (*read)(const api_request *req, api__answer *answer, const char *text, size_t ready,
@@ -265,9 +280,20 @@ typedef struct api__notation {
     bool tags;                  /* calls are tags, not JSON */
     api__compile_calls grammar; /* of a forced call */
 } api__notation;
-/* {"name": NAME, "arguments": {…}}; and <function=NAME><parameter=KEY>VALUE</parameter></function>,
- * as written by Qwen3-Coder and Nanbeige. */
-extern const api__notation api__notation_json, api__notation_tags;
+/* {"name": NAME, "arguments": {…}}, with the tags of Hermes, of Mistral, of Llama; and
+ * <function=NAME><parameter=KEY>VALUE</parameter></function>, as written by Qwen3-Coder and
+ * Nanbeige. */
+extern const api__notation api__notation_json, api__notation_mistral, api__notation_llama,
+    api__notation_tags;
+
+/* call_python.c: the arguments of a call written in Python. Reads a byte behind "(", with
+ * reader->depth 1: true at the ")" that ends them. */
+bool api__python_byte(api__reader *reader, char byte);
+/* Appends KEY=VALUE, … as a JSON object. False: they are malformed, or memory ran out
+ * (out->failed).
+ */
+bool api__python_arguments(buf *out, const char *text, size_t n);
+bool api__is_number(const char *text, size_t n); /* a JSON number */
 
 /* Adds text, reasoning, or a call without arguments yet (NULL: out of memory). Running out of
  * memory sets answer->said.failed. */

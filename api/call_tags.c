@@ -8,11 +8,14 @@
  *   </function>
  *   </tool_call>
  *
- * NAME is a function of the request. A value ends at </parameter>, even inside a JSON string; one
- * newline at each end does not belong to it. Its type is that of the function's JSON Schema.
- * <tool_call> may be missing, because some tokenizers hide it. An answer may hold several calls,
- * and text around them; blanks beside a call are dropped. A call is taken when </function> has
- * come. Until then it may turn out malformed or cut off, and then it is text. */
+ * NAME is a function of the request. A value ends at </parameter>; one newline at each end does not
+ * belong to it. Its type is that of the function's JSON Schema. In an object or list, </parameter>
+ * may stand inside a JSON string. <tool_call> may be missing, because some tokenizers hide it. An
+ * answer may hold several calls, and text around them; blanks beside a call are dropped.
+ *
+ * A call is taken when </function> has come. Until then it may turn out malformed, and then it is
+ * text. If the answer is cut within a call, the call stands with the parameters it has, if its name
+ * is complete; else nothing is left of it. */
 #include "api/request_internal.h"
 
 #include <strings.h>
@@ -45,28 +48,6 @@ static const char *boolean_of(const char *text, size_t n) {
     return n == 5 && strncasecmp(text, "false", n) == 0 ? "false" : NULL;
 }
 
-static size_t digits(const char *text, size_t n, size_t at) {
-    while (at < n && text[at] >= '0' && text[at] <= '9')
-        at++;
-    return at;
-}
-
-static bool is_number(const char *text, size_t n) {
-    size_t first = n > 0 && text[0] == '-', at = digits(text, n, first), from = at + 1;
-    if (at == first || (text[first] == '0' && at > first + 1)) return false;
-    if (at < n && text[at] == '.') {
-        at = digits(text, n, from);
-        if (at == from) return false;
-    }
-    if (at < n && (text[at] == 'e' || text[at] == 'E')) {
-        from = at + 1;
-        if (from < n && (text[from] == '+' || text[from] == '-')) from++;
-        at = digits(text, n, from);
-        if (at == from) return false;
-    }
-    return at == n;
-}
-
 /* True if the text is a JSON object or array, as the types allow. */
 static bool is_nested(buf *out, const char *text, size_t n, uint8_t types) {
     const json_limits limits = {n, API__MAX_DEPTH, API__MAX_STRUCTURAL};
@@ -82,7 +63,7 @@ static bool is_nested(buf *out, const char *text, size_t n, uint8_t types) {
 
 static bool is_value(buf *out, const char *text, size_t n, uint8_t types) {
     if (types & API__TYPE_NULL && n == 4 && memcmp(text, "null", n) == 0) return true;
-    if (types & (API__TYPE_INTEGER | API__TYPE_NUMBER) && is_number(text, n)) return true;
+    if (types & (API__TYPE_INTEGER | API__TYPE_NUMBER) && api__is_number(text, n)) return true;
     return is_nested(out, text, n, types);
 }
 
@@ -104,6 +85,43 @@ typedef struct {
     const char *text;
     size_t n;
 } piece;
+
+/* Reads a byte of a value. True if it ends the mark behind the value. */
+static bool value_byte(api__reader *reader, char byte) {
+    if (reader->json && reader->in_string) {
+        if (reader->escaped) reader->escaped = false;
+        else if (byte == '\\') reader->escaped = true;
+        else if (byte == '"') reader->in_string = false;
+        return false;
+    }
+    if (byte == '"') reader->in_string = true;
+    if (byte != close_param[reader->tag]) reader->tag = 0;
+    if (byte == close_param[reader->tag]) reader->tag++;
+    return close_param[reader->tag] == 0;
+}
+
+/* Prepares to read a value. It is read as JSON if it begins like an object or a list and may be
+ * nothing else. */
+static void begin_value(api__reader *reader, const api__tool *tool, piece key) {
+    uint8_t types = api__param_types(tool, key.text, key.n);
+    bool nested = types & (API__TYPE_OBJECT | API__TYPE_ARRAY) && !(types & API__TYPE_STRING);
+    reader->json = nested && !reader->loose;
+    reader->in_string = reader->escaped = false;
+    reader->tag = 0;
+}
+
+/* Takes the value up to the mark behind it and moves behind the mark. */
+static piece take_value(piece *rest, const api__tool *tool, piece key, bool loose) {
+    api__reader reader = {.loose = loose};
+    size_t n = 0;
+    begin_value(&reader, tool, key);
+    while (n < rest->n && !value_byte(&reader, rest->text[n++])) {
+    }
+    piece value = {rest->text, n - strlen(close_param)};
+    rest->text += n;
+    rest->n -= n;
+    return value;
+}
 
 /* Takes the text up to `mark` and moves behind the mark. It is there: the states have read it. */
 static piece take(piece *rest, const char *mark) {
@@ -130,13 +148,16 @@ static bool is_among(const piece *keys, uint32_t n, piece key) {
     return false;
 }
 
-/* Writes the parameters of a call's body as an object. False: one of them stands there twice. */
-static bool write_arguments(buf *out, const api__tool *tool, piece body, uint32_t n_params) {
+/* Writes the parameters of a call's body as an object, without its end. False: one of them stands
+ * there twice. */
+static bool write_arguments(buf *out, const api__tool *tool, piece body, uint32_t n_params,
+                            bool loose) {
     piece keys[API__MAX_NAMES];
     buf_puts(out, "{");
     for (uint32_t i = 0; i < n_params; i++) {
         (void)take(&body, open_param);
-        piece key = take(&body, ">"), value = without_newlines(take(&body, close_param));
+        piece key = take(&body, ">");
+        piece value = without_newlines(take_value(&body, tool, key, loose));
         if (is_among(keys, i, key)) return false;
         keys[i] = key;
         if (i > 0) buf_puts(out, ",");
@@ -144,20 +165,22 @@ static bool write_arguments(buf *out, const api__tool *tool, piece body, uint32_
         buf_puts(out, ":");
         write_value(out, value.text, value.n, api__param_types(tool, key.text, key.n));
     }
-    buf_puts(out, "}");
     return true;
 }
 
-/* Takes the call that ends at the reader's byte. False: it is malformed. */
-static bool take_call(const api_request *req, api__answer *answer, const char *text) {
+/* Takes the call up to the reader's byte, with its first n_params parameters. False: it is
+ * malformed. */
+static bool take_call(const api_request *req, api__answer *answer, const char *text,
+                      uint32_t n_params, bool whole) {
     const api__reader *reader = &answer->reader;
     const api__tool *tool = &req->tools[reader->tool];
     size_t before = answer->args.len;
     piece body = {text + reader->name, reader->at - reader->name};
-    if (!write_arguments(&answer->args, tool, body, reader->params)) {
+    if (!write_arguments(&answer->args, tool, body, n_params, reader->loose)) {
         answer->args.len = before;
         return false;
     }
+    if (whole) buf_puts(&answer->args, "}");
     api__say(answer, text + reader->said, reader->solid - reader->said);
     api__call *call = api__add_call(answer, reader->tool);
     if (call == NULL) {
@@ -166,8 +189,8 @@ static bool take_call(const api_request *req, api__answer *answer, const char *t
     }
     call->args = before;
     call->args_end = answer->args.len;
-    call->whole = true;
-    answer->ended = req->one_call;
+    call->whole = whole;
+    answer->ended = req->one_call && whole;
     return true;
 }
 
@@ -209,23 +232,20 @@ static bool name_byte(const api_request *req, api__reader *reader, const char *t
     reader->tool = api__find_tool(req, text + from, reader->at - from);
     reader->name = reader->at + 1;
     reader->params = 0;
+    reader->loose = false;
     reader->state = BODY;
     return reader->tool != UINT32_MAX;
 }
 
 /* A name with NUL is no parameter's: many JSON parsers refuse such a key. */
-static bool key_byte(api__reader *reader, char byte) {
+static bool key_byte(const api_request *req, api__reader *reader, const char *text) {
+    char byte = text[reader->at];
+    size_t from = reader->string + strlen(open_param);
     if (byte != '>') return byte != '\n' && byte != 0;
     reader->state = VALUE;
-    reader->tag = 0;
-    return reader->params++ < API__MAX_NAMES &&
-           reader->at > reader->string + strlen(open_param); /* no empty name */
-}
-
-static void value_byte(api__reader *reader, char byte) {
-    if (byte != close_param[reader->tag]) reader->tag = 0;
-    if (byte == close_param[reader->tag]) reader->tag++;
-    if (close_param[reader->tag] == 0) reader->state = BODY;
+    reader->value = reader->at + 1;
+    begin_value(reader, &req->tools[reader->tool], (piece){text + from, reader->at - from});
+    return reader->params++ < API__MAX_NAMES && reader->at > from; /* no empty name */
 }
 
 static void text_byte(api__reader *reader, char byte) {
@@ -268,12 +288,14 @@ static bool call_byte(const api_request *req, api__answer *answer, const char *t
     case FUNCTION: return tag_byte(reader, text, open_function, NAME, open_function, NAME);
     case NAME: return name_byte(req, reader, text);
     case BODY: return gap_byte(reader, byte, TAG);
-    case KEY: return key_byte(reader, byte);
-    case VALUE: value_byte(reader, byte); return true;
+    case KEY: return key_byte(req, reader, text);
+    case VALUE:
+        if (value_byte(reader, byte)) reader->state = BODY;
+        return true;
     default: break;
     }
     if (!tag_byte(reader, text, open_param, KEY, close_function, AFTER)) return false;
-    return reader->state != AFTER || take_call(req, answer, text);
+    return reader->state != AFTER || take_call(req, answer, text, reader->params, true);
 }
 
 /* Reads a byte behind </function>. A byte that is not of </tool_call> is text. */
@@ -304,19 +326,48 @@ static void step(const api_request *req, api__answer *answer, const char *text) 
     }
 }
 
+static void read_on(const api_request *req, api__answer *answer, const char *text, size_t ready) {
+    while (answer->reader.at < ready && !answer->ended)
+        step(req, answer, text);
+}
+
+/* Reads the end of the answer inside a call. A lone '<' may be text. */
+static void cut_call(const api_request *req, api__answer *answer, const char *text) {
+    api__reader *reader = &answer->reader;
+    uint32_t complete = reader->params - (reader->state == VALUE ? 1 : 0);
+    bool named = reader->state >= BODY && reader->state < AFTER,
+         text_only = reader->state == OPEN && reader->at - reader->string < 2 &&
+                     req->calls != API__CALLS_FORCED;
+    size_t until = text_only ? reader->at : reader->solid;
+    if ((named && take_call(req, answer, text, complete, false)) || until <= reader->said) return;
+    api__say(answer, text + reader->said, until - reader->said);
+}
+
 static void read_tags(const api_request *req, api__answer *answer, const char *text, size_t ready,
                       bool last) {
     api__reader *reader = &answer->reader;
-    while (reader->at < ready && !answer->ended)
-        step(req, answer, text);
-    size_t until = reader->solid;
-    if (last && reader->state < AFTER && !answer->ended &&
-        !(reader->after_call && reader->state == TEXT))
-        until = ready;
-    if (reader->state >= AFTER || until <= reader->said) return;
+    read_on(req, answer, text, ready);
+    if (last && reader->state == VALUE && reader->json && reader->in_string) {
+        /* A string without an end: the value is no JSON, and it ends at the first mark. */
+        reader->loose = true;
+        reader->json = false;
+        reader->tag = 0;
+        reader->at = reader->value;
+        read_on(req, answer, text, ready);
+    }
+    if (answer->ended || reader->state >= AFTER) return;
+    if (last && reader->state != TEXT) {
+        cut_call(req, answer, text);
+        return;
+    }
+    size_t until = last && !reader->after_call ? ready : reader->solid;
+    if (req->calls == API__CALLS_FORCED || until <= reader->said) return;
     api__say(answer, text + reader->said, until - reader->said);
     reader->said = until;
 }
 
-const api__notation api__notation_tags = {
-    .mark = open_param, .read = read_tags, .tags = true, .grammar = api__grammar_compile_tags};
+const api__notation api__notation_tags = {.mark = open_param,
+                                          .shown = {open_call, close_call},
+                                          .read = read_tags,
+                                          .tags = true,
+                                          .grammar = api__grammar_compile_tags};

@@ -242,7 +242,8 @@ static int try_odd(trying *probe) {
 }
 
 static void look_for_notation(void *ud, const char *text, size_t n) {
-    static const api__notation *const others[] = {&api__notation_tags};
+    static const api__notation *const others[] = {&api__notation_mistral, &api__notation_llama,
+                                                  &api__notation_tags};
     const api__notation **found = ud;
     for (size_t i = 0; i < ARRAY_LEN(others); i++) {
         if (memmem(text, n, others[i]->mark, strlen(others[i]->mark))) *found = others[i];

@@ -258,7 +258,9 @@ static bool find_stop(api_reply *reply, api__choice *choice) {
 static void finish(api__choice *choice, sched_finish why) {
     choice->state = API__FINISHED;
     choice->finish = why;
-    if (why != SCHED_STOP || choice->stop_hit < 0) api_utf8_finish(&choice->utf8, &choice->text);
+    /* The next token could have completed the character, so its bytes are no error. */
+    if (why == SCHED_LENGTH) choice->utf8.n_pending = 0;
+    else if (choice->stop_hit < 0) api_utf8_finish(&choice->utf8, &choice->text);
     choice->scanned = choice->ready = choice->text.len;
     for (uint32_t i = choice->n_tokens; i-- > 0 && choice->tokens[i].text_end > choice->text.len;) {
         choice->tokens[i].text_end = (uint32_t)choice->text.len;
@@ -286,10 +288,37 @@ static void on_prompt(api_reply *reply, api__choice *choice, const sched_event *
     if (!keep_token(reply, choice, ev)) choice->text.failed = true;
 }
 
+/* True for a token that the text shows only because a call begins with it, or has it before its
+ * arguments. */
+static bool marks_call(const api_reply *reply, uint32_t id) {
+    const tokenizer *tok = reply->ctx->opts.tokenizer;
+    const api__notation *notation = reply->req->notation;
+    size_t n;
+    if (reply->req->calls == API__CALLS_NONE || tok == NULL || !tokenizer_is_special(tok, id))
+        return false;
+    const char *bytes = tokenizer_bytes(tok, id, &n);
+    for (size_t i = 0; i < ARRAY_LEN(notation->shown) && notation->shown[i]; i++) {
+        if (strlen(notation->shown[i]) == n && memcmp(notation->shown[i], bytes, n) == 0)
+            return true;
+    }
+    return false;
+}
+
+static void add_text(const api_reply *reply, api__choice *choice, uint32_t id) {
+    const tokenizer *tok = reply->ctx->opts.tokenizer;
+    size_t n;
+    if (!marks_call(reply, id)) {
+        api_utf8_token(&choice->utf8, tok, id, &choice->text);
+        return;
+    }
+    const char *bytes = tokenizer_bytes(tok, id, &n);
+    api__utf8_bytes(&choice->utf8, bytes, n, &choice->text);
+}
+
 static unsigned on_token(api_reply *reply, api__choice *choice, const sched_event *ev) {
     unsigned bits = 0;
     echo_prompt(reply, choice);
-    api_utf8_token(&choice->utf8, reply->ctx->opts.tokenizer, ev->token, &choice->text);
+    add_text(reply, choice, ev->token);
     choice->n_output++;
     reply->n_output++;
     if (!keep_token(reply, choice, ev)) choice->text.failed = true;

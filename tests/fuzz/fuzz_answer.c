@@ -1,7 +1,7 @@
 /* fuzz_answer.c - a number of bytes to cut at, then the text of an answer that may hold calls.
  *
- * Both notations must find the same in the text at once and in two parts. Arguments must be JSON,
- * except those of a call cut off in the middle. */
+ * Every notation must find the same in the text at once and in two parts. Arguments written as tags
+ * or in Python must become JSON, except those of a call cut off in the middle. */
 #include "api/dialect_internal.h"
 #include "tests/fuzz/cost.h"
 
@@ -23,8 +23,8 @@ static void check_arguments(const api__answer *answer) {
     }
 }
 
-static void read_twice(const api__notation *notation, const api_request *req, const char *text,
-                       size_t n, size_t cut) {
+static void read_twice(const api_request *req, const char *text, size_t n, size_t cut) {
+    const api__notation *notation = req->notation;
     api__answer whole = {0}, parts = {0};
     notation->read(req, &whole, text, n, true);
     notation->read(req, &parts, text, cut, false);
@@ -48,17 +48,22 @@ static void one_input(const uint8_t *data, size_t n) {
                                   {"c", API__TYPE_OBJECT | API__TYPE_ARRAY | API__TYPE_STRING},
                                   {"d", API__TYPE_BOOLEAN}};
     static api__tool tools[] = {{"f", params, ARRAY_LEN(params)}, {.name = "g"}};
-    api_request req = {.tools = tools, .n_tools = ARRAY_LEN(tools)};
+    static const api__notation *const notations[] = {&api__notation_json, &api__notation_mistral,
+                                                     &api__notation_llama, &api__notation_tags};
+    api_request req = {.tools = tools, .n_tools = ARRAY_LEN(tools), .calls = API__CALLS_AUTO};
     if (n < 2) return;
     size_t cut = (size_t)(data[0] | data[1] << 8), len = n - 2;
     req.one_call = data[1] >> 7;
+    if (data[1] >> 6 & 1) req.calls = API__CALLS_FORCED;
     char *text = malloc(len + 1); /* its end is checked */
     if (text == NULL) return;
     memcpy(text, data + 2, len);
     text[len] = 0;
     cut = len > 0 ? cut % (len + 1) : 0;
-    read_twice(&api__notation_json, &req, text, len, cut);
-    read_twice(&api__notation_tags, &req, text, len, cut);
+    for (size_t i = 0; i < ARRAY_LEN(notations); i++) {
+        req.notation = notations[i];
+        read_twice(&req, text, len, cut);
+    }
     free(text);
 }
 

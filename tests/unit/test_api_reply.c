@@ -243,6 +243,25 @@ Test(api_reply, bytes_that_never_become_a_character_end_as_one_replacement) {
     buf_deinit(&out);
 }
 
+Test(api_reply, a_limit_inside_a_character_leaves_nothing_of_it) {
+    static const char *const bodies[] = {"{\"model\":\"demo\",\"prompt\":\"x\",\"max_tokens\":3}",
+                                         "{\"model\":\"demo\",\"prompt\":\"x\",\"max_tokens\":3,"
+                                         "\"stream\":true,\"logprobs\":1}"};
+    uint32_t ids[8];
+    size_t n = api_ids(&fixture, "a\xf0\x9f\x98\x80", ids, 8);
+    cr_assert_gt(n, 3, "the tokenizer splits the character");
+    for (size_t i = 0; i < ARRAY_LEN(bodies); i++) {
+        api_reply *reply = api_must_reply(&fixture, &api_dialect_completion, bodies[i]);
+        buf out = {0};
+        api_feed(reply, 0, ids, 3, SCHED_LENGTH, &out);
+        cr_expect_null(strstr(out.data, "\"text\":\"\xef\xbf\xbd"), "%s", out.data);
+        cr_expect_not_null(strstr(out.data, "\"text\":\"a\""), "%s", out.data);
+        cr_expect_not_null(strstr(out.data, "\"finish_reason\":\"length\""), "%s", out.data);
+        api_reply_destroy(reply);
+        buf_deinit(&out);
+    }
+}
+
 /* ---- stop strings ---- */
 
 Test(api_reply, a_stop_string_over_token_bounds_never_leaks_and_cancels) {

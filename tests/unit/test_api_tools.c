@@ -89,18 +89,17 @@ static const struct {
     {"{\"arguments\":{},\"name\":\"now\"}", "{\"arguments\":{},\"name\":\"now\"}", "", ""},
     {"{\"name\":\"now\",\"arguments\":7}", "{\"name\":\"now\",\"arguments\":7}", "", ""},
     {"In the beginning {\"name\":\"now\"}", "In the beginning {\"name\":\"now\"}", "", ""},
-    {"{\"name\":\"now\"", "{\"name\":\"now\"", "", ""},
+    {"{\"name\":\"now\"", "", "now", ""},
     {"   ", "   ", "", ""},
     /* The tag of Hermes and Qwen around the same object. */
     {"<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>", "", "now", "{}"},
     {"\n<tool_call>{\"name\":\"now\",\"arguments\":{\"a\":[1]}}</tool_call>\n", "", "now",
      "{\"a\":[1]}"},
-    {"<tool_call>", "<tool_call>", "", ""},
+    {"<tool_call>", "", "", ""},
     {"<tool_call> now", "<tool_call> now", "", ""},
     {"<tool_cal>{\"name\":\"now\",\"arguments\":{}}",
      "<tool_cal>{\"name\":\"now\",\"arguments\":{}}", "", ""},
-    {"<tool_call><tool_call>{\"name\":\"now\",\"arguments\":{}}",
-     "<tool_call><tool_call>{\"name\":\"now\",\"arguments\":{}}", "", ""},
+    {"<tool_call><tool_call>{\"name\":\"now\",\"arguments\":{}}", "", "now", "{}"},
     {"{<tool_call>\"name\":\"now\",\"arguments\":{}}",
      "{<tool_call>\"name\":\"now\",\"arguments\":{}}", "", ""},
 };
@@ -115,9 +114,9 @@ Test(api_tools, with_auto_a_call_is_found_in_the_text_and_anything_else_is_conte
                 stream ? CHAT(",\"stream\":true,\"logprobs\":true,\"max_tokens\":300")
                        : CHAT(",\"max_tokens\":300"));
             buf out = {0};
-            bool call = answers[i].name[0];
+            bool call = answers[i].name[0], chatter = call && strstr(answers[i].text, "more");
             unsigned bits = api_feed(reply, 0, ids, n, SCHED_STOP, &out);
-            cr_expect_eq(bits, call ? API_CANCEL | API_DONE : API_DONE, "row %zu", i);
+            cr_expect_eq(bits, chatter ? API_CANCEL | API_DONE : API_DONE, "row %zu", i);
             if (stream) {
                 told got;
                 read_stream(&out, &got);
@@ -318,4 +317,122 @@ Test(api_tools, responses_have_a_call_as_an_item_with_events_of_its_own) {
     buf_deinit(&out);
     buf_deinit(&arguments);
     api_reply_destroy(reply);
+}
+
+/* ---- forced calls that are cut ---- */
+
+static void feed_cut(const api_dialect *dialect, const char *body, buf *out) {
+    static const char text[] = "{\"name\":\"weather\",\"arguments\":{\"city\":\"Ur\",\"days\":3}}";
+    uint32_t ids[100];
+    sched_request req;
+    size_t n = api_ids(&fixture, text, ids, 100);
+    api_reply *reply = api_must_reply(&fixture, dialect, body);
+    api_reply_request(reply, 0, &req);
+    buf_clear(out);
+    api_feed(reply, 0, ids, req.max_tokens < n ? req.max_tokens : n, SCHED_LENGTH, out);
+    api_reply_destroy(reply);
+}
+
+/* The arguments of the whole answer's call; NULL: it has none. */
+static const char *call_of(const json_t *root, bool responses) {
+    const json_t *choice = json_array_get(json_object_get(root, "choices"), 0),
+                 *message = json_object_get(choice, "message"), *output, *item;
+    size_t i;
+    if (!responses) {
+        const char *content = json_string_value(json_object_get(message, "content"));
+        cr_expect(content == NULL || content[0] == 0, "%s", content);
+        const json_t *call = json_array_get(json_object_get(message, "tool_calls"), 0);
+        return json_string_value(json_object_get(json_object_get(call, "function"), "arguments"));
+    }
+    output = json_object_get(root, "output");
+    json_array_foreach(output, i, item) {
+        if (strcmp(str(item, "type"), "function_call") == 0) return str(item, "arguments");
+        const json_t *part = json_array_get(json_object_get(item, "content"), 0);
+        cr_expect_str_eq(str(part, "text"), "");
+    }
+    return NULL;
+}
+
+Test(api_tools, a_limit_inside_a_forced_call_leaves_the_call_and_no_text) {
+    for (int responses = 0; responses < 2; responses++) {
+        size_t with_call = 0;
+        for (int limit = 1; limit < 40; limit++) {
+            char body[1000];
+            buf out = {0};
+            (void)snprintf(body, sizeof body,
+                           responses
+                               ? "{\"model\":\"demo\",\"input\":\"x\",\"max_output_tokens\":%d,"
+                                 "\"tool_choice\":\"required\",\"tools\":[{\"type\":\"function\","
+                                 "\"name\":\"weather\"}]}"
+                               : CHAT(",\"tool_choice\":\"required\",\"max_tokens\":%d"),
+                           limit);
+            feed_cut(responses ? &api_dialect_responses : &api_dialect_chat, body, &out);
+            json_t *root = parsed(out.data, out.len);
+            const char *arguments = call_of(root, responses);
+            with_call += arguments != NULL;
+            cr_expect(arguments || with_call == 0, "the call stays, %d", limit);
+            json_decref(root);
+            buf_deinit(&out);
+        }
+        cr_expect_gt(with_call, 10);
+    }
+}
+
+Test(api_tools, a_stream_of_a_cut_forced_call_shows_no_text) {
+    for (int limit = 1; limit < 40; limit++) {
+        char body[1000];
+        buf out = {0};
+        told got;
+        (void)snprintf(body, sizeof body,
+                       CHAT(",\"tool_choice\":\"required\",\"stream\":true,\"max_tokens\":%d"),
+                       limit);
+        feed_cut(&api_dialect_chat, body, &out);
+        read_stream(&out, &got);
+        cr_expect_str_eq(text_of(&got.content), "");
+        told_deinit(&got);
+        buf_deinit(&out);
+    }
+}
+
+Test(api_tools, a_stop_string_inside_a_forced_call_leaves_the_call_and_no_text) {
+    static const struct {
+        const char *stop, *arguments;
+    } rows[] = {{"Ur", "{\"city\":\""}, {"weather", NULL}, {"arguments", ""}, {"{\\\"na", NULL}};
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char body[1000];
+        buf out = {0};
+        (void)snprintf(body, sizeof body, CHAT(",\"tool_choice\":\"required\",\"stop\":\"%s\""),
+                       rows[i].stop);
+        feed_cut(&api_dialect_chat, body, &out);
+        json_t *root = parsed(out.data, out.len);
+        const char *arguments = call_of(root, false);
+        if (rows[i].arguments) cr_expect_str_eq(arguments, rows[i].arguments, "row %zu", i);
+        else cr_expect_null(arguments, "row %zu", i);
+        json_decref(root);
+        buf_deinit(&out);
+    }
+}
+
+/* ---- several calls ---- */
+
+Test(api_tools, an_answer_has_several_calls_unless_the_request_allows_one_only) {
+    static const char text[] = "{\"name\":\"now\",\"arguments\":{}}\n"
+                               "{\"name\":\"weather\",\"arguments\":{\"city\":\"Ur\"}}";
+    for (int many = 0; many < 2; many++) {
+        uint32_t ids[100];
+        size_t n = api_ids(&fixture, text, ids, 100);
+        api_reply *reply = api_must_reply(&fixture, &api_dialect_chat,
+                                          many ? CHAT("") : CHAT(",\"parallel_tool_calls\":false"));
+        buf out = {0};
+        unsigned bits = api_feed(reply, 0, ids, n, SCHED_STOP, &out);
+        cr_expect_eq(bits, many ? API_DONE : API_CANCEL | API_DONE);
+        json_t *root = parsed(out.data, out.len);
+        const json_t *choice = json_array_get(json_object_get(root, "choices"), 0),
+                     *calls = json_object_get(json_object_get(choice, "message"), "tool_calls");
+        cr_expect_eq(json_array_size(calls), many ? 2 : 1);
+        cr_expect_str_eq(str(choice, "finish_reason"), "tool_calls");
+        json_decref(root);
+        buf_deinit(&out);
+        api_reply_destroy(reply);
+    }
 }
