@@ -413,6 +413,7 @@ static int read_request(api_request *req, const api_context *ctx, const json_t *
     api__values *fields = arena_alloc(&req->mem, dialect->values_bytes);
     if (fields == NULL) return api__out_of_memory(e);
     if (read_values(req, ctx, fields, root, e) != 0) return -1;
+    if (api__collect_warnings(req, root, e) != 0) return -1;
     req->echo = fields->echo;
     req->return_depth = fields->return_depth;
     req->return_ids = fields->return_token_ids ||

@@ -45,6 +45,8 @@ struct api_request {
     bool one_call;                 /* parallel_tool_calls is false: the answer ends after a call */
     const char *named;             /* the function named by tool_choice, or NULL */
     bool soon;                     /* parsed on the loop thread */
+    const char **warnings;         /* sentences about fields without effect */
+    uint32_t n_warnings;           /* at most API__MAX_WARNINGS */
     /* Responses: fields returned unchanged, as JSON members with a comma before each. */
     const char *echoed;
     size_t n_echoed;
@@ -159,6 +161,8 @@ int api__read_model(const api_context *ctx, const json_t *root, const char **out
 /* top_p 0 leaves the most likely token alone, which the sampler knows as top_k 1. */
 void api__settle_top_p(eng_sampling *sampling);
 /* Parts of api_parse in files of their own. */
+/* Fills req->warnings, and logs each field once in the process. */
+int api__collect_warnings(api_request *req, const json_t *root, err *e) WARN_UNUSED;
 int api__read_prompts(api_request *req, const api_context *ctx, const json_t *prompt,
                       err *e) WARN_UNUSED;
 int api__keep_ids(api_request *req, const api_context *ctx, const token_ids *ids,

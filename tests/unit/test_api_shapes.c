@@ -1,6 +1,7 @@
 /* test_api_shapes.c - the many shapes in which clients write the same request. */
 #include "api/request_internal.h"
 #include "tests/lib/api_fixture.h"
+#include "tests/lib/stderr.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
@@ -274,4 +275,62 @@ Test(api_shapes, every_word_of_the_clients_type_for_effort_is_a_number_of_loops)
         cr_expect_eq(req->depth.max_loops, want > least ? want : least, "%s", words[i].word);
         api_request_destroy(req);
     }
+}
+
+/* ---- unknown fields ---- */
+
+#define UNKNOWN(name) "the field '" name "' is unknown and has no effect"
+#define MEANT(name, meant) UNKNOWN(name) "; did you mean '" meant "'?"
+
+static const struct {
+    const api_dialect *dialect;
+    const char *body, *want; /* the sentence; NULL: none */
+} unknown[] = {
+    {&api_dialect_chat, CHAT(",\"max_token\":5"), MEANT("max_token", "max_tokens")},
+    {&api_dialect_chat, CHAT(",\"maxTokens\":5"), MEANT("maxTokens", "max_tokens")},
+    {&api_dialect_chat, CHAT(",\"tempreature\":1"), MEANT("tempreature", "temperature")},
+    {&api_dialect_chat, CHAT(",\"mirostat\":1"), UNKNOWN("mirostat")},
+    {&api_dialect_chat, CHAT(",\"a\\u0001'\\u00e9b\":1"), UNKNOWN("a?\?\?\?b")},
+    {&api_dialect_chat, CHAT(",\"depth\":{\"max_loop\":2}"), MEANT("depth.max_loop", "max_loops")},
+    {&api_dialect_chat, CHAT(",\"response_format\":{\"type\":\"text\",\"shema\":{}}"),
+     MEANT("response_format.shema", "schema")},
+    {&api_dialect_chat, CHAT(",\"stream\":true,\"stream_options\":{\"usage\":true}"),
+     UNKNOWN("stream_options.usage")},
+    {&api_dialect_responses, INPUT(",\"text\":{\"format\":{\"type\":\"text\",\"nam\":1}}"),
+     MEANT("text.format.nam", "name")},
+    {&api_dialect_chat, CHAT(",\"max_output_tokens\":5"), UNKNOWN("max_output_tokens")},
+    {&api_dialect_chat, CHAT(",\"store\":false,\"metadata\":{},\"service_tier\":\"auto\""), NULL},
+    {&api_dialect_chat, CHAT(",\"whatever\":null"), NULL},
+    {&api_dialect_responses, INPUT(",\"text\":{\"verbosity\":\"low\"}"), NULL},
+};
+
+Test(api_shapes, a_field_without_effect_is_told_with_the_name_that_may_be_meant) {
+    for (size_t i = 0; i < ARRAY_LEN(unknown); i++) {
+        api_request *req = parsed(unknown[i].dialect, unknown[i].body);
+        cr_expect_eq(req->n_warnings, unknown[i].want ? 1 : 0, "row %zu", i);
+        if (req->n_warnings == 1 && unknown[i].want)
+            cr_expect_str_eq(req->warnings[0], unknown[i].want, "row %zu: %s", i, req->warnings[0]);
+        api_request_destroy(req);
+    }
+}
+
+Test(api_shapes, the_log_names_a_field_without_effect_once_and_no_request_has_more_than_16) {
+    buf body = {0};
+    char said[8000];
+    buf_puts(&body, DEMO "\"prompt\":\"x\"");
+    for (int i = 0; i < 40; i++)
+        buf_printf(&body, ",\"odd_%02d\":1", i);
+    buf_puts(&body, "}");
+    int kept = stderr_catch();
+    for (int k = 0; k < 3; k++) {
+        api_request *req = parsed(&api_dialect_completion, body.data);
+        cr_expect_eq(req->n_warnings, 16);
+        api_request_destroy(req);
+    }
+    stderr_release(kept, said, sizeof said);
+    size_t lines = 0;
+    for (const char *at = said; (at = strchr(at, '\n')); at++)
+        lines++;
+    cr_expect_eq(lines, 16, "%s", said);
+    buf_deinit(&body);
 }
