@@ -15,7 +15,7 @@
  *
  * A call is taken when </function> has come. Until then it may turn out malformed, and then it is
  * text. If the answer is cut within a call, the call stands with the parameters it has, if its name
- * is complete; else nothing is left of it. */
+ * is complete; otherwise the call is dropped. */
 #include "api/request_internal.h"
 
 #include <strings.h>

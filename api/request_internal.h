@@ -182,7 +182,7 @@ int api__turns_to_ids(const api_context *ctx, const json_t *list, const api__tur
 /* The same for a body of /tokenize. */
 int api__body_to_ids(const api_context *ctx, const json_t *root, bool soon, jinja_output *text,
                      token_ids *out, err *e) WARN_UNUSED;
-/* Reads the functions and the conversation, and makes the prompt of it. The dialect sets the items,
+/* Reads the functions and the conversation, and makes the prompt. The dialect sets the items,
  * generation, open_last and instructions of turns. 1: the template takes too much work for the loop
  * thread. */
 int api__read_conversation(api_request *req, const api_context *ctx, const api__values *fields,
