@@ -104,13 +104,13 @@ static void forget(allocations *list) {
 }
 
 /* 0 with *out, or with NULL and *why for malformed text; else the reason for leaving. */
-static int load(json_t **out, const char *text, size_t n, bool nul, json_error_t *why) {
+static int load(json_t **out, const char *text, size_t n, size_t flags, json_error_t *why) {
     *out = NULL;
     int left = setjmp(parse.escape);
     if (left == 0) {
         parse.active = true;
         parse.since_check = 0;
-        *out = json_loadb(text, n, JSON_REJECT_DUPLICATES | (nul ? JSON_ALLOW_NUL : 0), why);
+        *out = json_loadb(text, n, JSON_REJECT_DUPLICATES | flags, why);
     } else {
         free_the_rest();
     }
@@ -180,7 +180,12 @@ static int parse_text(json_t **out, const char *text, size_t n, bool nul, const 
     if (scan(text, n, limits, what, e) != 0) return -1;
     json_error_t why;
     json_t *root;
-    int left = load(&root, text, n, nul, &why);
+    size_t flags = nul ? JSON_ALLOW_NUL : 0;
+    int left = load(&root, text, n, flags, &why);
+    /* An integer beyond 64 bits is read as a real, so that its field can name the range. All others
+     * of the text become reals too: most are small enough to stay exact. */
+    if (left == 0 && root == NULL && json_error_code(&why) == json_error_numeric_overflow)
+        left = load(&root, text, n, flags | JSON_DECODE_INT_AS_REAL, &why);
     if (left == CANCELLED) return cancel_check(what, e);
     if (left != 0) return err_set(e, ERR_NO_MEMORY, NULL, "%s: out of memory while parsing", what);
     if (root == NULL) { /* jansson's message would quote the input */
@@ -191,6 +196,10 @@ static int parse_text(json_t **out, const char *text, size_t n, bool nul, const 
                            what, why.line, why.column);
         }
         enum json_error_code code = json_error_code(&why);
+        if (code == json_error_numeric_overflow) {
+            return err_set(e, ERR_BAD_PARAM, NULL, "%s: a number is too large (line %d, column %d)",
+                           what, why.line, why.column);
+        }
         if (code == json_error_null_character || code == json_error_null_byte_in_key) {
             return err_set(e, ERR_BAD_PARAM, NULL, "%s: a %s holds U+0000 (line %d, column %d)",
                            what, code == json_error_null_character ? "string" : "key", why.line,

@@ -103,11 +103,11 @@ describe("tools", () => {
 
     test("what cannot be called is refused and named", async () => {
         const rows = [
-            [{ tools: [] }, "tools"],
+            [{ tools: [], tool_choice: "required" }, "tool_choice"],
             [{ tools: "find_verse" }, "tools"],
             [{ tools: [{ type: "function", function: { name: "two words" } }] }, /^tools\[0\]/],
             [{ tools: [tools[0], tools[0]] }, /^tools\[1\]/],
-            [{ tools: [{ type: "retrieval" }] }, /^tools\[0\]/],
+            [{ tools: [...tools, { type: "retrieval" }], tool_choice: { type: "retrieval" } }, "tool_choice"],
             [{ tools: undefined, tool_choice: "required" }, "tool_choice"],
             [{ tool_choice: { type: "function", function: { name: "nobody" } } }, /^tool_choice/],
             [{ tool_choice: "perhaps" }, "tool_choice"],

@@ -168,7 +168,10 @@ test("too long for the context is a 400 that says so", async () => {
             assert.equal(r.json.error.code, "context_length_exceeded");
             assert.deepEqual(Object.keys(r.json.error).slice(0, 4), ["message", "type", "param", "code"]);
         }
+    });
+    await withServer(["--refuse-long"], async (s) => {
         assert.equal((await s.post("/v1/completions", { ...ask, max_tokens: 2000 })).json.error.code, "context_length_exceeded");
+        assert.equal((await s.post("/v1/completions", { ...ask, max_tokens: -1 })).status, 200);
     });
 });
 

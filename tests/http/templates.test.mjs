@@ -69,11 +69,11 @@ test("a template that cannot be used is warned of and refuses chat alone", async
 });
 
 test("what a template refuses is a 400 in its own words", async () => {
-    const text = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system here, please') }}{% endif %}{{ m.content }}{% endfor %}";
+    const text = "{% for m in messages %}{% if m.content == 'x' %}{{ raise_exception('no x here, please') }}{% endif %}{{ m.content }}{% endfor %}";
     await withServer([], { model: folder({ "chat_template.jinja": text }) }, async (s) => {
-        const r = await chat(s, { messages: [{ role: "system", content: "x" }, ...messages] });
+        const r = await chat(s, { messages: [{ role: "assistant", content: "x" }, ...messages] });
         assert.equal(r.status, 400);
-        assert.match(r.json.error.message, /no system here, please/);
+        assert.match(r.json.error.message, /no x here, please/);
         assert.equal((await chat(s)).status, 200);
     });
 });
