@@ -125,7 +125,6 @@ bool api__is_number(const char *text, size_t n) {
     return at == n;
 }
 
-
 /* ---- the parts of an answer, as they are written ---- */
 
 uint32_t api__n_parts(const api_reply *reply, const api__choice *choice) {

@@ -68,6 +68,7 @@ static bool begin_chunk(api_reply *reply, api__choice *choice) {
                                       NULL};
     reply->cursor = (api__cursor){
         .steps = steps, .choice = choice->index, .finished = choice->state != API__RUNNING};
+    api__part_opened(choice); /* the one part of an answer */
     api__at_all(reply, choice, API__PART_TEXT);
     reply->cursor.from = choice->sent;
     reply->cursor.to_token = api__tokens_due(choice, reply->cursor.finished);
