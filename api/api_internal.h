@@ -69,6 +69,11 @@ typedef struct {
  * template prints members. */
 typedef enum { API__ODD_STRING, API__ODD_TEXT, API__ODD_OBJECT } api__odd;
 
+/* The texts around a model's reasoning: "<think>" and "</think>". */
+typedef struct {
+    const char *open, *close;
+} api__marks;
+
 /* Features of a template, found by rendering test conversations when it is opened. */
 typedef struct {
     bool system;        /* prints a system message at the beginning */
@@ -81,6 +86,7 @@ typedef struct {
     bool null_content;  /* a message with calls needs a null content */
     api__odd odd;       /* arguments that are no JSON object */
     const struct api__notation *notation; /* of its calls */
+    const api__marks *marks;              /* NULL: the template shows no reasoning */
 } api__traits;
 
 typedef struct api__template api__template;
@@ -306,5 +312,37 @@ void api__answer_deinit(api__answer *answer);
 uint32_t api__find_tool(const api_request *req, const char *name, size_t n);
 /* The JSON types of a parameter (API__TYPE_*); 0: none are known. */
 uint8_t api__param_types(const api__tool *tool, const char *name, size_t n);
+
+/* ---- reasoning ---- */
+
+/* All pairs of marks. The first counts if a template names several. */
+extern const api__marks api__all_marks[];
+extern const size_t api__n_marks;
+/* The text without the blanks at its end. */
+size_t api__without_blanks(const char *text, size_t n);
+/* The marks of a text that ends in one of them, blanks aside; NULL: no such pair. *closed: it ends
+ * in the close mark. */
+const api__marks *api__marks_at_end(const char *text, size_t n, bool *closed);
+
+/* State of the split within one answer, zero at the start. Offsets are into the answer's text. */
+typedef struct {
+    uint8_t state;
+    bool begun;     /* some reasoning has been given out */
+    size_t at;      /* no mark begins before this offset */
+    size_t given;   /* reasoning up to here has been given out, or left out */
+    size_t solid;   /* end of the reasoning so far, without blanks at its end */
+    size_t content; /* start of the content, once it is known */
+} api__thinker;
+/* Reads text[thinker->at, ready). Gives the reasoning to api__think, without the blanks around it,
+ * and holds back what may become a mark. Returns the offset of the answer's content, blanks after
+ * the close mark left out; SIZE_MAX while the reasoning goes on or the answer may still begin with
+ * a mark. last: no more text follows. The time is linear in the text over all calls. */
+size_t api__read_thought(api__thinker *thinker, const api_request *req, api__answer *answer,
+                         const char *text, size_t ready, bool last);
+/* The text read so far ends in the reasoning, its marks included. */
+bool api__is_thinking(const api__thinker *thinker, const api_request *req);
+/* The text of an answer takes this spelling of a mark in place of a control token, because such a
+ * token prints nothing. NULL: the token is no mark, or the reasoning has ended. */
+const char *api__spelled_mark(const api__thinker *thinker, const api_request *req, uint32_t token);
 
 #endif

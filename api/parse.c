@@ -441,6 +441,7 @@ static int parse(api_request **out, const api_context *ctx, const api_dialect *d
     if (req) {
         req->dialect = dialect;
         req->soon = soon;
+        req->open_id = req->close_id = UINT32_MAX;
         /* One byte of text may be a token with an id of four bytes; texts are copied at most
          * three times. */
         arena_init(&req->mem, ctx->opts.max_body_bytes * 12 + (1 << 20));

@@ -17,6 +17,7 @@ enum { MAX_MEMORY = 32 << 20 };
 #define TOOL "fathomtool"
 #define CALL "fathomcall"
 #define ARGUMENT "fathomargument"
+#define THOUGHT "fathomthought"
 
 #define SAYS(role, content) "{\"role\":\"" role "\",\"content\":\"" content "\"}"
 #define ASKS SAYS("user", USER)
@@ -269,6 +270,42 @@ static int try_tools(trying *probe) {
     return rc < 0 ? -1 : try_odd(probe);
 }
 
+static void look_for_marks(void *ud, const char *text, size_t n) {
+    bool *named = ud;
+    for (size_t i = 0; i < api__n_marks; i++) {
+        const api__marks *marks = &api__all_marks[i];
+        named[i] = named[i] || memmem(text, n, marks->open, strlen(marks->open)) ||
+                   memmem(text, n, marks->close, strlen(marks->close));
+    }
+}
+
+/* Marks printed by the template come first: at the end of a prompt, then before the reasoning of an
+ * earlier answer. A template may only name them, in a system message or to cut the reasoning off.
+ */
+static int try_marks(trying *probe) {
+    static const char earlier[] =
+        "[" ASKS ",{\"role\":\"assistant\",\"reasoning_content\":\"" THOUGHT
+        "\",\"content\":\"" ANSWER "\"}]";
+    api__traits *traits = &probe->variant->traits;
+    bool closed, *named = calloc(api__n_marks, sizeof *named);
+    if (named == NULL) return api__out_of_memory(probe->error);
+    int rc = try(probe, "[" ASKS "]", false, true);
+    if (rc == 0)
+        traits->marks = api__marks_at_end(probe->out.text.data, probe->out.text.len, &closed);
+    if (rc >= 0 && traits->marks == NULL) rc = try(probe, earlier, false, false);
+    const char *thought = rc == 0 && traits->marks == NULL ? seen(probe, THOUGHT) : NULL;
+    if (thought) {
+        size_t n = (size_t)(thought - probe->out.text.data);
+        traits->marks = api__marks_at_end(probe->out.text.data, n, &closed);
+    }
+    jinja_each_text(probe->variant->jinja, look_for_marks, named);
+    for (size_t i = 0; traits->marks == NULL && i < api__n_marks; i++) {
+        if (named[i]) traits->marks = &api__all_marks[i];
+    }
+    free(named);
+    return rc < 0 ? -1 : 0;
+}
+
 /* The first control token after an answer ends it. In a ChatML vocabulary <|endoftext|> ends a
  * document, so it may end an answer too. */
 static int try_end(trying *probe, token_ids *ends) {
@@ -292,6 +329,7 @@ static int try_variant(api__template *tmpl, api__variant *variant, const tokeniz
     if (rc == 0) rc = try_system(&probe);
     if (rc == 0) rc = try_developer(&probe);
     if (rc == 0) rc = try_tools(&probe);
+    if (rc == 0) rc = try_marks(&probe);
     if (rc == 0) rc = try_end(&probe, &tmpl->ends);
     jinja_output_deinit(&probe.out);
     buf_deinit(&probe.marker);

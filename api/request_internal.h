@@ -44,9 +44,14 @@ struct api_request {
     const api__notation *notation; /* of calls in the answer; NULL without tools */
     bool one_call;                 /* parallel_tool_calls is false: the answer ends after a call */
     const char *named;             /* the function named by tool_choice, or NULL */
-    bool soon;                     /* parsed on the loop thread */
-    const char **warnings;         /* sentences about fields without effect */
-    uint32_t n_warnings;           /* at most API__MAX_WARNINGS */
+    const api__marks *marks;       /* of reasoning; NULL: the answer is not split */
+    bool thinks_first; /* the prompt opened the reasoning: the answer begins inside it */
+    bool show_thought; /* include_reasoning */
+    /* The marks, if they are control tokens and so print nothing; UINT32_MAX: they are not. */
+    uint32_t open_id, close_id;
+    bool soon;             /* parsed on the loop thread */
+    const char **warnings; /* sentences about fields without effect */
+    uint32_t n_warnings;   /* at most API__MAX_WARNINGS */
     /* Responses: fields returned unchanged, as JSON members with a comma before each. */
     const char *echoed;
     size_t n_echoed;
@@ -179,7 +184,10 @@ typedef struct {
  * NULL: not wanted. */
 int api__turns_to_ids(const api_context *ctx, const json_t *list, const api__turns *turns,
                       arena *mem, jinja_output *text, token_ids *out, err *e) WARN_UNUSED;
-/* The same for a body of /tokenize. */
+/* Sets the members about reasoning, from the prompt as rendered. */
+void api__expect_thought(api_request *req, const api_context *ctx, const api__turns *turns,
+                         const jinja_output *prompt);
+/* The same as api__turns_to_ids for a body of /tokenize. */
 int api__body_to_ids(const api_context *ctx, const json_t *root, bool soon, jinja_output *text,
                      token_ids *out, err *e) WARN_UNUSED;
 /* Reads the functions and the conversation, and makes the prompt. The dialect sets the items,

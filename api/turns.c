@@ -274,10 +274,13 @@ int api__body_to_ids(const api_context *ctx, const json_t *root, bool soon, jinj
 static int read_turns(api_request *req, const api_context *ctx, const json_t *list,
                       const api__turns *turns, err *e) {
     token_ids ids = {0};
+    jinja_output text = {0};
     req->prompts = arena_array(&req->mem, 1, sizeof *req->prompts);
     if (req->prompts == NULL) return api__out_of_memory(e);
-    int rc = api__turns_to_ids(ctx, list, turns, &req->mem, NULL, &ids, e);
+    int rc = api__turns_to_ids(ctx, list, turns, &req->mem, &text, &ids, e);
     if (rc == 0) rc = api__keep_ids(req, ctx, &ids, &req->prompts[0], req->dialect->input, e);
+    if (rc == 0) api__expect_thought(req, ctx, turns, &text);
+    jinja_output_deinit(&text);
     token_ids_deinit(&ids);
     req->n_prompts = 1;
     return rc;
@@ -290,6 +293,7 @@ int api__read_conversation(api_request *req, const api_context *ctx, const api__
     turns->soon = req->soon;
     turns->tools = tools;
     turns->kwargs = fields->chat_template_kwargs;
+    req->show_thought = fields->include_reasoning;
     if (rc == 0) rc = read_turns(req, ctx, list, turns, e);
     json_decref(tools);
     return rc;
