@@ -64,9 +64,14 @@ static int make_constraints(api_reply *reply, err *e) {
     }
     reply->bytes += api__workspace_bytes(reply->workspace);
     for (uint32_t i = 0; i < reply->n_choices; i++) {
-        if (api__constraint_create(&reply->choices[i].constraint, reply->workspace, e) != 0)
+        api__choice *choice = &reply->choices[i];
+        if (api__constraint_create(&choice->constraint, reply->workspace, e) != 0) return -1;
+        if (req->marks && api__after_thought_create(&choice->after_thought, req, reply->ctx->vocab,
+                                                    choice->constraint, e) != 0) {
             return -1;
-        reply->bytes += api__constraint_bytes(reply->choices[i].constraint);
+        }
+        reply->bytes += api__constraint_bytes(choice->constraint) +
+                        api__after_thought_bytes(choice->after_thought);
     }
     return 0;
 }
@@ -117,6 +122,7 @@ void api_reply_destroy(api_reply *reply) {
         api__answer_deinit(&reply->choices[i].answer);
         free(reply->choices[i].tokens);
         free(reply->choices[i].tops);
+        api__after_thought_destroy(reply->choices[i].after_thought);
         api__constraint_destroy(reply->choices[i].constraint);
     }
     free(reply->choices);
@@ -153,7 +159,10 @@ void api_reply_request(const api_reply *reply, uint32_t i, sched_request *out) {
         .salt = {req->salt[0], req->salt[1]},
     };
     out->sampling.seed = seed_of(reply, i);
-    if (reply->choices[i].constraint) {
+    if (reply->choices[i].after_thought) {
+        out->constraint = &api__after_thought_calls;
+        out->ud = reply->choices[i].after_thought;
+    } else if (reply->choices[i].constraint) {
         out->constraint = &api__constraint_calls;
         out->ud = reply->choices[i].constraint;
     }

@@ -2,7 +2,7 @@
 #ifndef FATHOM_API_REPLY_INTERNAL_H
 #define FATHOM_API_REPLY_INTERNAL_H
 
-#include "api/request_internal.h"
+#include "api/grammar/after_thought_internal.h"
 
 /* ---- replies ---- */
 
@@ -44,7 +44,8 @@ typedef struct {
     api__state state; /* FINISHED: the reason is known; ENDED: the scheduler has released it too */
     api_utf8 utf8;
     api__matcher stop;
-    api__constraint *constraint; /* makes masks for the scheduler; NULL: none */
+    api__constraint *constraint;       /* makes masks for the scheduler; NULL: none */
+    api__after_thought *after_thought; /* stands around the constraint; NULL: no marks */
     buf text;           /* a stream drops bytes once they are sent and belong to no kept token */
     size_t scanned;     /* bytes seen by the stop matcher */
     size_t ready;       /* bytes that can no longer become a stop string */

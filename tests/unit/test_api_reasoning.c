@@ -3,6 +3,7 @@
 #include "api/dialect_internal.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/chat.h"
+#include "tests/lib/oom.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
@@ -135,7 +136,7 @@ Test(api_reasoning,
     api__answer_deinit(&answer);
 }
 
-/* A text of a megabyte of blanks, one more byte for each call. Reading all of it again each time
+/* A text of a megabyte of blanks, one more byte for each call. Reading the whole text each time
  * would take hours. */
 Test(api_reasoning, a_long_text_is_read_in_linear_time, .timeout = 20) {
     enum { N = 1 << 20 };
@@ -329,6 +330,37 @@ Test(api_reasoning, every_dialect_of_conversations_reads_the_marks_and_completio
     cr_expect_null(req->marks);
     cr_expect_eq(req->open_id, UINT32_MAX);
     api_request_destroy(req);
+    close_model(&model);
+}
+
+/* Parses a request with a schema, and makes its reply and the constraints. */
+static int make_reply(const chat_model *model, err *e) {
+    static const char body[] = "{" USER ",\"n\":2,\"max_tokens\":9,\"response_format\":{\"type\":"
+                               "\"json_object\"}}";
+    api_request *req;
+    api_reply *reply;
+    sched_request seq;
+    if (api_parse(&req, model->ctx, &api_dialect_chat, body, sizeof body - 1, e) != 0) return -1;
+    if (api_reply_create(&reply, model->ctx, req, NULL, e) != 0) return -1;
+    api_reply_request(reply, 1, &seq);
+    cr_expect_eq(seq.constraint, &api__after_thought_calls);
+    api_reply_destroy(reply);
+    return 0;
+}
+
+Test(api_reasoning, a_constrained_answer_with_reasoning_that_runs_out_of_memory_is_503) {
+    chat_model model = open_model(TURNS ASSISTANT THEN("<think>\n"));
+    long n = 0;
+    for (bool reached = true; reached; n++) {
+        err e = {0};
+        cr_assert_lt(n, 5000);
+        oom_after(n, false);
+        int rc = make_reply(&model, &e);
+        reached = oom_stop();
+        cr_expect(reached || rc == 0);
+        if (rc != 0) cr_expect_eq(api_status(&e), 503, "allocation %ld: %s", n, e.msg);
+    }
+    cr_expect_gt(n, 20);
     close_model(&model);
 }
 
