@@ -1,7 +1,9 @@
-/* fuzz_answer.c - a number of bytes to cut at, then the text of an answer that may hold calls.
+/* fuzz_answer.c - a number of bytes to cut at, then the text of an answer that may hold calls or
+ * begin with reasoning.
  *
  * Every notation must find the same in the text at once and in two parts. Arguments written as tags
- * or in Python must become JSON, except those of a call cut off in the middle. */
+ * or in Python must become JSON, except those of a call cut off in the middle. Reasoning and
+ * content must be as the plain search of split_plainly finds them, at once and in two parts. */
 #include "api/dialect_internal.h"
 #include "tests/fuzz/cost.h"
 
@@ -36,6 +38,57 @@ static void read_twice(const api_request *req, const char *text, size_t n, size_
     api__answer_deinit(&parts);
 }
 
+/* ---- reasoning ---- */
+
+typedef struct {
+    size_t from, to; /* the reasoning, without the blanks around it */
+    size_t content;
+} parts;
+
+static size_t skip_blanks(const char *text, size_t at, size_t n) {
+    while (at < n && text[at] && strchr(" \n\r\t", text[at]))
+        at++;
+    return at;
+}
+
+/* The same as api__read_thought, for a whole text and with one search. */
+static parts split_plainly(const api_request *req, const char *text, size_t n) {
+    const char *open = req->marks->open, *close = req->marks->close;
+    size_t at = skip_blanks(text, 0, n);
+    bool opens = n - at >= strlen(open) && memcmp(text + at, open, strlen(open)) == 0;
+    if (!opens && !req->thinks_first) return (parts){0};
+    if (opens) at += strlen(open);
+    const char *found = memmem(text + at, n - at, close, strlen(close));
+    size_t end = found ? (size_t)(found - text) : n, from = skip_blanks(text, at, end);
+    size_t content = found ? skip_blanks(text, end + strlen(close), n) : n;
+    return (parts){from, from + api__without_blanks(text + from, end - from), content};
+}
+
+static void expect_split(const api_request *req, const char *text, size_t n, size_t cut) {
+    parts want = split_plainly(req, text, n);
+    api__thinker thinker = {0};
+    api__answer answer = {0};
+    size_t early = api__read_thought(&thinker, req, &answer, text, cut, false);
+    size_t held = answer.thought.len;
+    size_t content = api__read_thought(&thinker, req, &answer, text, n, true);
+    if (content != want.content || (early != SIZE_MAX && early != content)) __builtin_trap();
+    if (answer.thought.len != want.to - want.from || held > answer.thought.len) __builtin_trap();
+    if (answer.thought.len &&
+        memcmp(answer.thought.data, text + want.from, answer.thought.len) != 0)
+        __builtin_trap();
+    api__answer_deinit(&answer);
+}
+
+static void check_reasoning(const char *text, size_t n, size_t cut) {
+    /* The second pair meets its own beginning again in the middle. */
+    static const api__marks pairs[] = {{"<think>", "</think>"}, {"aab", "aac"}};
+    for (size_t i = 0; i < ARRAY_LEN(pairs) * 2; i++) {
+        api_request req = {.marks = &pairs[i / 2], .thinks_first = i % 2};
+        expect_split(&req, text, n, cut);
+        expect_split(&req, text, n, 0);
+    }
+}
+
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     (void)argc, (void)argv;
     json_setup();
@@ -64,6 +117,7 @@ static void one_input(const uint8_t *data, size_t n) {
         req.notation = notations[i];
         read_twice(&req, text, len, cut);
     }
+    check_reasoning(text, len, cut);
     free(text);
 }
 
