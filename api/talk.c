@@ -129,8 +129,16 @@ json_t *api__talk_parts(json_t *content) {
     return NULL;
 }
 
+/* Clients and templates have two names for the reasoning of an earlier answer. */
+static bool put_reasoning(json_t *out, const json_t *from) {
+    json_t *one = json_object_get(from, "reasoning_content"),
+           *other = json_object_get(from, "reasoning"), *value = json_is_string(one) ? one : other;
+    return !json_is_string(value) || (json_object_set(out, "reasoning_content", value) == 0 &&
+                                      json_object_set(out, "reasoning", value) == 0);
+}
+
 static json_t *message(const api__traits *traits, const api__message *msg, bool open_end) {
-    static const char *const keys[] = {"name", "tool_call_id", "reasoning_content", "reasoning"};
+    static const char *const keys[] = {"name", "tool_call_id"};
     api__role role = msg->role == API__DEVELOPER && !traits->developer ? API__SYSTEM : msg->role;
     bool none = traits->null_content && msg->calls && msg->len == 0 && !open_end;
     json_t *out = json_object(), *content = none ? json_null() : content_of(msg, open_end);
@@ -140,6 +148,7 @@ static json_t *message(const api__traits *traits, const api__message *msg, bool 
     json_decref(content);
     for (size_t i = 0; i < ARRAY_LEN(keys) && msg->original; i++)
         ok = ok && put_if_string(out, keys[i], msg->original);
+    ok = ok && put_reasoning(out, msg->original);
     if (msg->calls)
         ok = ok && json_object_set(out, "tool_calls", (json_t *)(uintptr_t)msg->calls) == 0;
     if (ok) return out;

@@ -364,14 +364,23 @@ Test(api_reasoning, a_constrained_answer_with_reasoning_that_runs_out_of_memory_
     close_model(&model);
 }
 
-Test(api_reasoning, the_reasoning_of_earlier_answers_reaches_the_template) {
-    chat_rig rig;
-    chat_open(&rig, specials, others, "", SHOWS("<think>", "</think>"));
-    cr_expect_str_eq(chat_say(&rig, "[{\"role\":\"user\",\"content\":\"Hi\"},{\"role\":"
-                                    "\"assistant\",\"reasoning_content\":\"One.\",\"content\":"
-                                    "\"Two.\"},{\"role\":\"user\",\"content\":\"So?\"}]"),
-                     "~<|im_start|>user\nHi~<|im_end|>\n~<|im_start|>assistant\n~<think>\nOne.\n"
-                     "~</think>\n\nTwo.~<|im_end|>\n~<|im_start|>user\nSo?~<|im_end|>\n"
-                     "~<|im_start|>assistant\n");
-    chat_close(&rig);
+Test(api_reasoning, the_reasoning_of_earlier_answers_reaches_the_template_under_either_name) {
+    static const char *const names[] = {"reasoning_content", "reasoning"};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        chat_rig rig;
+        buf body = {0};
+        buf_printf(
+            &body,
+            "[{\"role\":\"user\",\"content\":\"Hi\"},{\"role\":\"assistant\",\"%s\":\"One.\","
+            "\"content\":\"Two.\"},{\"role\":\"user\",\"content\":\"So?\"}]",
+            names[i]);
+        chat_open(&rig, specials, others, "", SHOWS("<think>", "</think>"));
+        cr_expect_str_eq(
+            chat_say(&rig, body.data),
+            "~<|im_start|>user\nHi~<|im_end|>\n~<|im_start|>assistant\n~<think>\nOne.\n"
+            "~</think>\n\nTwo.~<|im_end|>\n~<|im_start|>user\nSo?~<|im_end|>\n"
+            "~<|im_start|>assistant\n");
+        chat_close(&rig);
+        buf_deinit(&body);
+    }
 }
