@@ -333,10 +333,11 @@ typedef struct {
     size_t solid;   /* end of the reasoning so far, without blanks at its end */
     size_t content; /* start of the content, once it is known */
 } api__thinker;
-/* Reads text[thinker->at, ready). Gives the reasoning to api__think, without the blanks around it,
- * and holds back what may become a mark. Returns the offset of the answer's content, blanks after
- * the close mark left out; SIZE_MAX while the reasoning goes on or the answer may still begin with
- * a mark. last: no more text follows. The time is linear in the text over all calls. */
+/* Reads text[thinker->at, ready). If the request shows reasoning, gives it to api__think, without
+ * the blanks around it and except what may become a mark. Returns the offset of the answer's
+ * content, blanks after the close mark left out; SIZE_MAX while the reasoning goes on or the answer
+ * may still begin with a mark. last: no more text follows. The time is linear in the text over all
+ * calls. */
 size_t api__read_thought(api__thinker *thinker, const api_request *req, api__answer *answer,
                          const char *text, size_t ready, bool last);
 /* The text read so far ends in the reasoning, its marks included. */

@@ -121,13 +121,15 @@ static size_t skip_blanks(const char *text, size_t from, size_t end) {
 }
 
 /* Gives out the reasoning up to its last byte before `end` that is not blank. */
-static void give(api__thinker *thinker, api__answer *answer, const char *text, size_t end) {
+static void give(api__thinker *thinker, const api_request *req, api__answer *answer,
+                 const char *text, size_t end) {
     size_t solid = thinker->at + api__without_blanks(text + thinker->at, end - thinker->at);
     if (solid > thinker->at) thinker->solid = solid;
     thinker->at = end;
     if (thinker->solid <= thinker->given) return;
     if (!thinker->begun) thinker->given = skip_blanks(text, thinker->given, thinker->solid);
-    api__think(answer, text + thinker->given, thinker->solid - thinker->given);
+    if (req->show_thought)
+        api__think(answer, text + thinker->given, thinker->solid - thinker->given);
     thinker->given = thinker->solid;
     thinker->begun = true;
 }
@@ -153,7 +155,7 @@ static bool read_thinking(api__thinker *thinker, const api_request *req, api__an
     const char *found = memmem(from, ready - thinker->at, mark, strlen(mark));
     size_t end = found ? (size_t)(found - text) : ready;
     if (!found && !last) end -= begins_mark(from, ready - thinker->at, mark);
-    give(thinker, answer, text, end);
+    give(thinker, req, answer, text, end);
     if (!found && !last) return false;
     if (found) thinker->at += strlen(mark);
     thinker->state = AFTER;

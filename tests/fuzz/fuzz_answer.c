@@ -83,7 +83,7 @@ static void check_reasoning(const char *text, size_t n, size_t cut) {
     /* The second pair meets its own beginning again in the middle. */
     static const api__marks pairs[] = {{"<think>", "</think>"}, {"aab", "aac"}};
     for (size_t i = 0; i < ARRAY_LEN(pairs) * 2; i++) {
-        api_request req = {.marks = &pairs[i / 2], .thinks_first = i % 2};
+        api_request req = {.marks = &pairs[i / 2], .thinks_first = i % 2, .show_thought = true};
         expect_split(&req, text, n, cut);
         expect_split(&req, text, n, 0);
     }

@@ -39,6 +39,7 @@ static void rig_open(rig_state *rig, const api__marks *marks, bool first) {
     *rig = (rig_state){.tok = chat_tokenizer(specials, others), .stops = {END}};
     rig->req = (api_request){.marks = marks,
                              .thinks_first = first,
+                             .show_thought = true,
                              .stop_ids = rig->stops,
                              .n_stop_ids = 1,
                              .open_id = marks == &control ? OPEN : UINT32_MAX,

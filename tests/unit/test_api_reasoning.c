@@ -71,7 +71,8 @@ static size_t read_to(api__thinker *thinker, const api_request *req, api__answer
 }
 
 static void expect_split(size_t row, const size_t *cuts, size_t n_cuts) {
-    api_request req = {.marks = splits[row].marks, .thinks_first = splits[row].first};
+    api_request req = {
+        .marks = splits[row].marks, .show_thought = true, .thinks_first = splits[row].first};
     api__thinker thinker = {0};
     api__answer answer = {0};
     const char *text = splits[row].text;
@@ -112,9 +113,22 @@ Test(api_reasoning, a_text_that_comes_byte_by_byte_gives_the_same_reasoning_and_
     }
 }
 
+Test(api_reasoning, reasoning_that_is_not_shown_is_left_out) {
+    static const char text[] = "<think>One.</think>Two.";
+    api_request req = {.marks = &think};
+    api__thinker thinker = {0};
+    api__answer answer = {0};
+    cr_expect_eq(read_to(&thinker, &req, &answer, text, 10, false), SIZE_MAX);
+    cr_expect(api__is_thinking(&thinker, &req));
+    size_t content = read_to(&thinker, &req, &answer, text, sizeof text - 1, true);
+    cr_expect_str_eq(text + content, "Two.");
+    cr_expect_eq(answer.thought.len, 0);
+    api__answer_deinit(&answer);
+}
+
 Test(api_reasoning,
      reasoning_is_given_out_as_it_comes_except_what_may_be_a_mark_or_trailing_blanks) {
-    api_request req = {.marks = &think};
+    api_request req = {.marks = &think, .show_thought = true};
     api__thinker thinker = {0};
     api__answer answer = {0};
     static const struct {
@@ -141,7 +155,7 @@ Test(api_reasoning,
 Test(api_reasoning, a_long_text_is_read_in_linear_time, .timeout = 20) {
     enum { N = 1 << 20 };
     static char text[N];
-    api_request req = {.marks = &think, .thinks_first = true};
+    api_request req = {.marks = &think, .show_thought = true, .thinks_first = true};
     for (int kind = 0; kind < 3; kind++) { /* before any reasoning, within it, after it */
         api__thinker thinker = {0};
         api__answer answer = {0};
@@ -155,7 +169,7 @@ Test(api_reasoning, a_long_text_is_read_in_linear_time, .timeout = 20) {
 }
 
 Test(api_reasoning, a_control_token_that_is_a_mark_is_spelled_until_the_content_begins) {
-    api_request req = {.marks = &tools_like, .open_id = 7, .close_id = 9};
+    api_request req = {.marks = &tools_like, .show_thought = true, .open_id = 7, .close_id = 9};
     api__thinker thinker = {0};
     api__answer answer = {0};
     cr_expect_str_eq(api__spelled_mark(&thinker, &req, 7), "[T]");
@@ -171,7 +185,7 @@ Test(api_reasoning, a_control_token_that_is_a_mark_is_spelled_until_the_content_
 }
 
 Test(api_reasoning, an_open_mark_counts_as_reasoning_only_once_it_is_known) {
-    api_request req = {.marks = &think};
+    api_request req = {.marks = &think, .show_thought = true};
     api__thinker thinker = {0};
     api__answer answer = {0};
     cr_expect(!api__is_thinking(&thinker, &req));
