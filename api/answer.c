@@ -80,6 +80,16 @@ size_t api__answer_bytes(const api__answer *answer) {
            answer->cap_calls * sizeof *answer->calls + answer->cap_parts * sizeof *answer->parts;
 }
 
+/* Without functions everything is text. */
+static void read_text(const api_request *req, api__answer *answer, const char *text, size_t ready,
+                      bool last) {
+    (void)req, (void)last;
+    api__say(answer, text + answer->reader.at, ready - answer->reader.at);
+    answer->reader.at = ready;
+}
+
+const api__notation api__notation_text = {.read = read_text};
+
 uint32_t api__find_tool(const api_request *req, const char *name, size_t n) {
     for (uint32_t i = 0; i < req->n_tools; i++) {
         const char *own = req->tools[i].name;

@@ -291,6 +291,8 @@ typedef struct api__notation {
  * Nanbeige. */
 extern const api__notation api__notation_json, api__notation_mistral, api__notation_llama,
     api__notation_tags;
+/* An answer without calls. */
+extern const api__notation api__notation_text;
 
 /* call_python.c: the arguments of a call written in Python. Reads a byte behind "(", with
  * reader->depth 1: true at the ")" that ends them. */

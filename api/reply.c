@@ -280,11 +280,15 @@ static void finish(api__choice *choice, sched_finish why) {
 
 /* Takes the new text apart. True if the answer ends here, because further text is ignored. */
 static bool take_apart(api_reply *reply, api__choice *choice) {
+    const api_request *req = reply->req;
     api__answer *answer = &choice->answer;
     const char *text = choice->text.data ? choice->text.data : "";
-    if (!api__splits(reply->req)) return false;
+    if (!api__splits(req)) return false;
     bool running = choice->state == API__RUNNING;
-    reply->req->notation->read(reply->req, answer, text, choice->ready, !running);
+    size_t at = api__read_thought(&choice->thinker, req, answer, text, choice->ready, !running);
+    const api__notation *notation =
+        req->calls == API__CALLS_NONE ? &api__notation_text : req->notation;
+    if (at != SIZE_MAX) notation->read(req, answer, text + at, choice->ready - at, !running);
     if (!running) api__end_answer(answer);
     if (answer->said.failed || answer->args.failed) choice->text.failed = true;
     return answer->ended && running;
@@ -315,7 +319,12 @@ static bool marks_call(const api_reply *reply, uint32_t id) {
 
 static void add_text(const api_reply *reply, api__choice *choice, uint32_t id) {
     const tokenizer *tok = reply->ctx->opts.tokenizer;
+    const char *mark = api__spelled_mark(&choice->thinker, reply->req, id);
     size_t n;
+    if (mark) {
+        api__utf8_bytes(&choice->utf8, mark, strlen(mark), &choice->text);
+        return;
+    }
     if (!marks_call(reply, id)) {
         api_utf8_token(&choice->utf8, tok, id, &choice->text);
         return;
@@ -342,6 +351,7 @@ static unsigned on_token(api_reply *reply, api__choice *choice, const sched_even
         finish(choice, SCHED_STOP);
         bits = API_CANCEL;
     }
+    reply->n_thought += api__is_thinking(&choice->thinker, reply->req);
     return bits;
 }
 

@@ -60,7 +60,8 @@ typedef struct {
     uint32_t n_scored;  /* how many of the first tokens belong to the prompt */
     uint32_t n_written; /* responses keep written tokens */
     uint64_t n_output;
-    api__answer answer;  /* used if the answer is taken apart */
+    api__answer answer; /* used if the answer is taken apart */
+    api__thinker thinker;
     bool echoed;         /* the prompt's text was added */
     bool opened, closed; /* streams: the first chunk, and the chunk with the reason, were written */
     sched_finish finish;
@@ -96,7 +97,7 @@ struct api_reply {
 
 /* Whether answers to this request are taken apart. Otherwise an answer is one part: its text. */
 static inline bool api__splits(const api_request *req) {
-    return req->calls != API__CALLS_NONE;
+    return req->calls != API__CALLS_NONE || req->marks;
 }
 uint32_t api__n_parts(const api_reply *reply, const api__choice *choice);
 /* Points the cursor at one part as it stands now, or at all text or all reasoning. */
