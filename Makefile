@@ -151,7 +151,7 @@ $(B)/stress-%: $(B)/tests/stress/%.o $(B)/libtest.a $(B)/libfathom.a
 stress-all: $(STRESS)
 
 # Processor time per constrained token: bench/grammar/run.sh.
-$(B)/grammar: $(addprefix $(B)/bench/grammar/,grammar.o schemas.o vocabulary.o) $(B)/libfathom.a
+$(B)/grammar: $(addprefix $(B)/bench/grammar/,dear.o grammar.o schemas.o vocabulary.o) $(B)/libfathom.a
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(LIBS)
 

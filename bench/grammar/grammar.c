@@ -91,7 +91,7 @@ static uint32_t choose(const words *all, const eng_mask *mask, uint32_t so_far) 
 }
 
 typedef struct {
-    samples compile, again, first, mask, take;
+    samples first, mask, take;
     uint64_t most_fuel;
     uint32_t costly;
 } figures;
@@ -134,55 +134,89 @@ static api__grammar_cache *open_cache(void) {
     return cache;
 }
 
-static void measure(const words *all, const bench_schema *schema) {
-    static figures out;
+/* A schema compiled with a new cache, and found again in it. */
+typedef struct {
+    size_t text_bytes;
+    json_t *json;
+    api__grammar_cache *cache;
+    api__grammar *grammar; /* NULL: refused */
+    samples first, again;
+} compiled;
+
+static void compile(compiled *out, const bench_schema *schema, int n, err *e) {
     buf text = {0};
-    err e = {0};
-    out = (figures){.most_fuel = 0};
-    if (schema->write) schema->write(&text, schema->n);
-    json_t *json = schema->write ? json_loads(text.data, JSON_DECODE_ANY, NULL) : NULL;
-    const api__form form = form_of(schema, json);
-    api__grammar_cache *cache = NULL;
-    api__grammar *grammar = NULL;
-    for (int i = 0; i < COMPILES; i++) { /* first with a new cache, then with the grammar in it */
-        api__grammar_release(grammar);
-        grammar = NULL;
-        api__grammar_cache_close(cache);
-        cache = open_cache();
+    *out = (compiled){.text_bytes = 0};
+    if (schema->write) schema->write(&text, n);
+    out->text_bytes = text.len;
+    out->json = schema->write ? json_loads(text.data, JSON_DECODE_ANY, NULL) : NULL;
+    buf_deinit(&text);
+    const api__form form = form_of(schema, out->json);
+    for (int i = 0; i < COMPILES; i++) {
+        api__grammar_release(out->grammar);
+        out->grammar = NULL;
+        api__grammar_cache_close(out->cache);
+        out->cache = open_cache();
         for (int turn = 0; turn < 2; turn++) {
-            api__grammar_release(grammar);
+            api__grammar_release(out->grammar);
             double from = cpu_us();
-            if (api__grammar_get(&grammar, cache, &form, false, &e) != 0) {
-                printf("| %s | refused: %s |\n", schema->what, e.msg);
-                goto end;
-            }
-            put(turn ? &out.again : &out.compile, cpu_us() - from);
+            int rc = api__grammar_get(&out->grammar, out->cache, &form, false, e);
+            put(turn ? &out->again : &out->first, cpu_us() - from);
+            if (rc != 0) return;
         }
     }
-    size_t bytes = api__grammar_cache_counts(cache).bytes;
+    sort(&out->first);
+    sort(&out->again);
+}
+
+static void compiled_end(compiled *form) {
+    api__grammar_release(form->grammar);
+    api__grammar_cache_close(form->cache);
+    json_decref(form->json);
+}
+
+static void measure(const words *all, const bench_schema *schema) {
+    static figures out;
+    static compiled form;
+    err e = {0};
+    out = (figures){.most_fuel = 0};
+    compile(&form, schema, schema->n, &e);
+    if (form.grammar == NULL) {
+        printf("| %s | refused: %s |\n", schema->what, e.msg);
+        compiled_end(&form);
+        return;
+    }
     uint64_t made = api__masks_counts(all->vocab->masks).made;
     for (int i = 0; i < ANSWERS; i++)
-        out.costly += !answer(all, grammar, schema->what, i ? &out.mask : &out.first, &out);
-    sort(&out.compile);
-    sort(&out.again);
+        out.costly += !answer(all, form.grammar, schema->what, i ? &out.mask : &out.first, &out);
     sort(&out.first);
     sort(&out.mask);
     sort(&out.take);
     made = api__masks_counts(all->vocab->masks).made - made;
     printf("| %s | %.0f / %.1f | %.1f | %.1f / %.0f | %u | %llu | %.1f / %.1f / %.0f | %.1f / %.1f "
            "| %llu | %u |\n",
-           schema->what, at(&out.compile, 0.5), at(&out.again, 0.5), (double)bytes / 1000,
-           at(&out.first, 0.5), at(&out.first, 1), out.first.n + out.mask.n,
-           (unsigned long long)made, at(&out.mask, 0.5), at(&out.mask, 0.99), at(&out.mask, 1),
-           at(&out.take, 0.5), at(&out.take, 0.99), (unsigned long long)out.most_fuel, out.costly);
-end:
-    api__grammar_release(grammar);
-    api__grammar_cache_close(cache);
-    json_decref(json);
-    buf_deinit(&text);
+           schema->what, at(&form.first, 0.5), at(&form.again, 0.5),
+           (double)api__grammar_cache_counts(form.cache).bytes / 1000, at(&out.first, 0.5),
+           at(&out.first, 1), out.first.n + out.mask.n, (unsigned long long)made,
+           at(&out.mask, 0.5), at(&out.mask, 0.99), at(&out.mask, 1), at(&out.take, 0.5),
+           at(&out.take, 0.99), (unsigned long long)out.most_fuel, out.costly);
+    compiled_end(&form);
 }
 
-/* ---- one vocabulary ---- */
+/* The body of 4 KB is the longest that the loop thread parses. */
+static void measure_dear(void) {
+    static const int sizes[] = {4000, 200000};
+    static compiled form;
+    puts("\n| schema | bytes | compile first / again, us | KB | |\n|---|---|---|---|---|");
+    for (size_t i = 0; i < bench_n_dear * 2; i++) {
+        const bench_schema *schema = &bench_dear[i / 2];
+        err e = {0};
+        compile(&form, schema, sizes[i % 2], &e);
+        printf("| %s | %zu | %.0f / %.0f | %.0f | %s |\n", schema->what, form.text_bytes,
+               at(&form.first, 0.5), at(&form.again, 0.5),
+               (double)api__grammar_cache_counts(form.cache).bytes / 1000, e.msg);
+        compiled_end(&form);
+    }
+}
 
 static void find_ends(words *all) {
     for (uint32_t id = 0; id < all->size; id++) {
@@ -232,6 +266,7 @@ int main(int argc, char **argv) {
     }
     if (argc == 1) {
         tokenizer *tok = bench_vocabulary();
+        measure_dear();
         run("made here", tok, BENCH_VOCAB);
         tokenizer_close(tok);
     }

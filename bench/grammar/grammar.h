@@ -1,5 +1,5 @@
 /* grammar.h - shared by the files of the benchmark of masks: vocabulary.c makes a vocabulary,
- * schemas.c lists the schemas, grammar.c measures. */
+ * schemas.c and dear.c list the schemas, grammar.c measures. */
 #ifndef FATHOM_BENCH_GRAMMAR_H
 #define FATHOM_BENCH_GRAMMAR_H
 
@@ -21,7 +21,7 @@ typedef struct {
     int n;
 } bench_schema;
 
-extern const bench_schema bench_usual[], bench_worst[];
-extern const size_t bench_n_usual, bench_n_worst;
+extern const bench_schema bench_usual[], bench_worst[], bench_dear[];
+extern const size_t bench_n_usual, bench_n_worst, bench_n_dear;
 
 #endif
