@@ -31,7 +31,7 @@ void api__grammar_cache_close(api__grammar_cache *cache); /* no grammar is in us
 int api__grammar_get(api__grammar **out, api__grammar_cache *cache, const api__form *form,
                      bool soon, err *e) WARN_UNUSED;
 void api__grammar_release(api__grammar *grammar); /* grammar may be NULL */
-/* Bytes that the grammar's request holds: none if the cache holds them. */
+/* Bytes held by the grammar's request: 0 if the cache holds them. */
 size_t api__grammar_held(const api__grammar *grammar);
 
 typedef struct {

@@ -22,7 +22,7 @@ enum {
 };
 
 typedef struct {
-    uint32_t next; /* of the chain; all indices have 1 added, and 0 is none */
+    uint32_t next; /* of the chain; all indices have 1 added; 0: the end */
     uint8_t bytes[BLOCK_BYTES];
 } block;
 

@@ -109,7 +109,7 @@ static void stand(api__walker *walker, uint32_t depth, uint8_t id) {
     walker->mark[depth] = walker->kept;
 }
 
-/* Steps by a byte whose result is not remembered. False: no reading is left. */
+/* Steps by a byte for the first time. False: no reading is left. */
 static bool step(api__walker *walker, uint32_t depth, uint8_t byte) {
     api__automaton *machine = &walker->machine;
     uint8_t from = walker->state[depth];

@@ -10,11 +10,12 @@ enum {
     API__WALK_BUCKETS = 256,
 };
 
-/* Readings met during a walk, and the ones that follow them. */
+/* Readings met during a walk, and the readings after each byte. */
 typedef struct {
     api__readings readings;
     bool steady;        /* plain bytes do not change them */
-    uint8_t after[256]; /* index of the state after each byte, plus 2; 0: not known yet, 1: none */
+    uint8_t after[256]; /* index of the state after each byte, plus 2; 0: not known yet, 1: no
+                           reading */
 } api__walk_state;
 
 /* Belongs to one thread at a time. */

@@ -1,4 +1,4 @@
-/* dear.c - schemas that take long to compile for their length. n: about so many bytes. */
+/* dear.c - schemas slow to compile for their length. n: about so many bytes. */
 #include "bench/grammar/grammar.h"
 
 static void many_types(buf *out, int n) {
@@ -17,7 +17,7 @@ static void many_enums(buf *out, int n) {
     buf_puts(out, "]}");
 }
 
-/* Objects whose required names are the last of many. */
+/* Each object has many names and requires the last again and again. */
 static void many_required(buf *out, int n) {
     buf_puts(out, "{\"type\":\"array\",\"prefixItems\":[");
     for (int i = 0; out->len + 200 < (size_t)n && i < 500; i++) {
@@ -32,7 +32,7 @@ static void many_required(buf *out, int n) {
     buf_puts(out, "]}");
 }
 
-/* Objects that need each other in a chain. */
+/* Each object needs the next. */
 static void long_chain(buf *out, int n) {
     int k = 0;
     buf_puts(out, "{\"$ref\":\"#/$defs/0\",\"$defs\":{");

@@ -1,6 +1,6 @@
 /* grammar.c - the cost of holding an answer to a JSON Schema: processor time to compile it, of one
- * mask, and of the token taken after it. Answers are drawn at random from the tokens that the masks
- * allow. Built and run by bench/grammar/run.sh; figures in bench/grammar.md.
+ * mask, and of the token taken after it. Answers are drawn at random from the tokens allowed by the
+ * masks. Built and run by bench/grammar/run.sh; figures in bench/grammar.md.
  *
  * grammar [NAME DIR SIZE]...   the first SIZE entries of the tokenizer.json in DIR; without
  *                              arguments a vocabulary made here */
@@ -202,7 +202,7 @@ static void measure(const words *all, const bench_schema *schema) {
     compiled_end(&form);
 }
 
-/* The body of 4 KB is the longest that the loop thread parses. */
+/* The loop thread parses bodies of up to 4 KB. */
 static void measure_dear(void) {
     static const int sizes[] = {4000, 200000};
     static compiled form;
@@ -247,6 +247,8 @@ static void run(const char *name, const tokenizer *tok, uint32_t size) {
         measure(&all, &bench_usual[i]);
     for (size_t i = 0; i < bench_n_worst; i++)
         measure(&all, &bench_worst[i]);
+    api__mask_counts counts = api__masks_counts(all.vocab->masks);
+    printf("\n%zu masks kept in %.1f MB\n", counts.kept, (double)counts.bytes / 1e6);
     api__vocab_close(all.vocab);
 }
 
