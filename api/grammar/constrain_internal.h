@@ -200,7 +200,7 @@ typedef struct {
     uint8_t n_tops;
 } api__readings;
 
-enum { API__POOL = 4 << 10, API__BUCKET_BITS = 10, API__BUCKETS = 1 << API__BUCKET_BITS };
+enum { API__POOL = 4 << 10, API__BUCKET_BITS = 12, API__BUCKETS = 1 << API__BUCKET_BITS };
 
 /* Belongs to one thread at a time. */
 typedef struct {
