@@ -66,7 +66,6 @@ int api_prompt_ids(const api_context *ctx, const char *text, size_t n, token_ids
 
 /* The wire format of a request and its answer: one file in dialects/. */
 typedef struct api_dialect api_dialect;
-extern const api_dialect api_dialect_completion, api_dialect_chat, api_dialect_responses;
 
 typedef struct api_request api_request;
 /* Makes every check that can refuse a request before its first byte is sent: JSON, types, ranges,

@@ -67,6 +67,21 @@ bool api__step_choice_close(buf *out, api_reply *reply, size_t end);
 bool api__step_body_close(buf *out, api_reply *reply, size_t end);
 void api__begin_done(api_reply *reply); /* the end of a stream: usage if asked for, "[DONE]" */
 
+/* ---- Anthropic's content blocks ---- */
+
+bool api__is_type(const json_t *object, const char *type); /* its "type" is this */
+/* Messages with content blocks as messages of chat completions, behind the system message (NULL:
+ * none): a new reference. *open_last: the last message is the assistant's and waits for nothing.
+ * NULL: see e. */
+json_t *api__chat_messages(const json_t *messages, const json_t *system, bool *open_last, err *e);
+
+/* ---- the small endpoints of a dialect ---- */
+
+/* An answer of a small endpoint whose text is known. Frees the text in any case. */
+int api__listing_of(api_listing **out, const api_context *ctx, buf *steal_text, err *e) WARN_UNUSED;
+int api__count_tokens(api_listing **out, const api_context *ctx, const char *body, size_t n,
+                      bool soon, err *e) WARN_UNUSED; /* POST /v1/messages/count_tokens */
+
 /* ---- errors ---- */
 
 /* OpenAI's {"error": {"message", "type", "param", "code"}}, and the same as an event of data. */

@@ -2,12 +2,20 @@
  * row, and GET /openapi.json a path. */
 #include "api/dialect_internal.h"
 
+extern const api_dialect api_dialect_completion, api_dialect_chat, api_dialect_responses,
+    api_dialect_messages; /* dialects/NAME.c */
+
 static const api_endpoint endpoints[] = {
     {"/v1/completions", "Create a completion", .dialect = &api_dialect_completion},
     {"/v1/chat/completions", "Create a chat completion", .dialect = &api_dialect_chat,
      .renders = true},
     {"/v1/responses", "Create a response (stateless subset of the Responses API)",
      .dialect = &api_dialect_responses, .renders = true},
+    {"/v1/messages", "Create a message (Anthropic's Messages API)",
+     .dialect = &api_dialect_messages, .renders = true},
+    {"/v1/messages/count_tokens", "Count the tokens of a message's prompt",
+     .dialect = &api_dialect_messages, .read = api__count_tokens, .request = "MessagesRequest",
+     .answer = "Answer", .renders = true},
     {"/tokenize",
      "Convert text or messages to token ids. A text longer than the context (max_model_len) is "
      "refused, like a prompt. A list may have as many tokens as the prompts of one request.",

@@ -3,7 +3,7 @@
  *
  * A listing holds token ids only. Texts and JSON are made while they are written, one slice at a
  * time, so a slow reader costs four bytes a token. */
-#include "api/reply_internal.h"
+#include "api/dialect_internal.h"
 #include "base/size.h"
 #include "base/utf8.h"
 
@@ -363,6 +363,27 @@ static int make(api_listing **out, const api_context *ctx, const char *body, siz
     if (rc == 0) *out = listing;
     else api_listing_destroy(listing);
     return rc;
+}
+
+static bool known_text(buf *out, api_listing *listing, size_t end) {
+    (void)end;
+    buf_append(out, listing->bytes.data, listing->bytes.len);
+    return true;
+}
+
+int api__listing_of(api_listing **out, const api_context *ctx, buf *steal_text, err *e) {
+    static const step steps[] = {known_text, NULL};
+    api_listing *listing = steal_text->failed ? NULL : calloc(1, sizeof *listing);
+    if (listing == NULL) {
+        buf_deinit(steal_text);
+        return api__out_of_memory(e);
+    }
+    listing->ctx = ctx;
+    listing->steps = steps;
+    listing->bytes = *steal_text;
+    *steal_text = (buf){0};
+    *out = listing;
+    return 0;
 }
 
 int api_tokenize(api_listing **out, const api_context *ctx, const char *body, size_t n, bool soon,

@@ -7,7 +7,8 @@
 #include "base/embed.h"
 
 EMBED(api__document, "api/openapi/document.json");
-EMBED(api__shapes, "api/openapi/shapes.json"); /* of lists and objects, by the field's name */
+/* Of lists and objects, by the field's name; those of one dialect only under its schema's name. */
+EMBED(api__shapes, "api/openapi/shapes.json");
 
 /* Building stops at the first failure, which can only be lack of memory. */
 static bool put(json_t *object, const char *key, json_t *value) {
@@ -33,7 +34,8 @@ static bool put_range(json_t *schema, const api__field *field) {
 }
 
 /* Every field may be null. */
-static json_t *field_schema(const api__field *field, const json_t *shapes) {
+static json_t *field_schema(const api_dialect *dialect, const api__field *field,
+                            const json_t *shapes) {
     static const char *const types[] = {[API__BOOL] = "boolean",
                                         [API__INT] = "integer",
                                         [API__NUM] = "number",
@@ -41,7 +43,8 @@ static json_t *field_schema(const api__field *field, const json_t *shapes) {
     json_t *schema = json_object();
     bool ok = schema != NULL;
     if (field->type == API__JSON) {
-        json_t *shape = json_object_get(shapes, field->name);
+        json_t *own = json_object_get(json_object_get(shapes, dialect->schema), field->name),
+               *shape = own ? own : json_object_get(shapes, field->name);
         ok = ok && put(schema, "anyOf", json_pack("[O?,{ss}]", shape, "type", "null"));
     } else {
         ok = ok && put(schema, "type", json_pack("[ss]", types[field->type], "null"));
@@ -59,7 +62,7 @@ static bool put_request(json_t *schemas, const api_dialect *dialect, const json_
     bool ok = properties != NULL;
     for (size_t at = 0; ok && (field = api__next_field(dialect, &at)) != NULL;) {
         if (field->type != API__REFUSED)
-            ok = put(properties, field->name, field_schema(field, shapes));
+            ok = put(properties, field->name, field_schema(dialect, field, shapes));
     }
     json_t *schema = ok ? json_pack("{ss,s[s],sO}", "type", "object", "required", dialect->input,
                                     "properties", properties)

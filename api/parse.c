@@ -447,7 +447,8 @@ static int parse(api_request **out, const api_context *ctx, const api_dialect *d
         arena_init(&req->mem, ctx->opts.max_body_bytes * 12 + (1 << 20));
         rc = read_request(req, ctx, root, e);
         json_decref(req->form);
-        req->form = NULL;
+        json_decref(req->made);
+        req->form = req->made = NULL;
     }
     json_decref(root);
     if (rc == 0) *out = req;

@@ -36,6 +36,7 @@ typedef struct {
     uint32_t part, n_call;         /* index of the part; of its call, if it is one */
     size_t from, to;     /* bytes [from, to) of the text, the reasoning or the arguments */
     bool finished, mute; /* mute: write no text, not even an empty one */
+    bool raw;            /* messages: the bytes are JSON, and not the text of a string */
 } api__cursor;
 
 typedef struct {

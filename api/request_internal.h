@@ -50,6 +50,8 @@ struct api_request {
     /* The marks, if they are control tokens and so print nothing; UINT32_MAX: they are not. */
     uint32_t open_id, close_id;
     bool soon;             /* parsed on the loop thread */
+    bool open_last;        /* the answer continues the last message */
+    json_t *made;          /* while it is read: owns values that the dialect made, or NULL */
     const char **warnings; /* sentences about fields without effect */
     uint32_t n_warnings;   /* at most API__MAX_WARNINGS */
     /* Responses: fields returned unchanged, as JSON members with a comma before each. */

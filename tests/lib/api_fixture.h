@@ -4,6 +4,9 @@
 
 #include "api/api.h"
 
+extern const api_dialect api_dialect_completion, api_dialect_chat, api_dialect_responses,
+    api_dialect_messages;
+
 typedef struct {
     model_folder *model;
     tokenizer *tokenizer;

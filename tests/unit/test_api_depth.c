@@ -3,6 +3,7 @@
  * loops; one test has a Nanbeige with fixed loops. */
 #include "api/dialect_internal.h"
 #include "tests/lib/files.h"
+#include "tests/lib/api_fixture.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
