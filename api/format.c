@@ -35,8 +35,9 @@ bool api__name_ok(const json_t *name) {
 /* A form asked for: any JSON object, or the values of a schema. */
 typedef struct {
     const json_t *schema; /* NULL: any object */
-    const char *param;    /* the field as the client wrote it; static */
-    char place[96];       /* of the schema, for errors */
+    bool strict;
+    const char *param; /* the field as the client wrote it; static */
+    char place[96];    /* of the schema, for errors */
 } found_form;
 
 static int bad(const char *param, const char *member, const char *rule, err *e) {
@@ -65,6 +66,7 @@ static int read_json_schema(const json_t *format, bool flat, found_form *out, er
         return bad(inner, "name", "must have 1 to 64 letters, digits, '_' or '-'", e);
     if (strict && !json_is_boolean(strict) && !json_is_null(strict))
         return bad(inner, "strict", "must be true or false", e);
+    out->strict = json_is_true(strict);
     out->schema = json_object_get(spec, "schema");
     return is_schema(out->schema) ? 0
                                   : api__bad_param(e, out->place, "must be a JSON Schema object");
@@ -163,8 +165,10 @@ int api__read_format(api_request *req, const api_context *ctx, const api__values
         req->form_field = found.param;
         rc = api__can_constrain(ctx, fields, found.param, e);
         const api__form form = {.json = found.schema,
+                                .strict = found.strict,
                                 .param = found.place[0] ? found.place : found.param};
         if (rc == 0) rc = api__grammar_get(&req->grammar, ctx->grammars, &form, req->soon, e);
+        req->form_strict = found.strict;
         if (rc == 0 && found.schema) req->form = json_incref((json_t *)(uintptr_t)found.schema);
     }
     json_decref(owned);

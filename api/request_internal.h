@@ -37,6 +37,7 @@ struct api_request {
     const char *request_id; /* NULL or checked */
     api__grammar *grammar;  /* constrains the answer; NULL: no constraint */
     json_t *form;           /* while it is read: the schema of the answer's text; NULL: none */
+    bool form_strict;       /* the client asked that every keyword of it holds */
     const char *form_field; /* static name of the field with the grammar */
     api__tool *tools;       /* the functions */
     uint32_t n_tools;

@@ -187,7 +187,8 @@ static int force(api_request *req, const api_context *ctx, const api__values *fi
     api__grammar_release(req->grammar);
     req->grammar = NULL;
     req->form_field = "tools";
-    const api__form form = {tools, req->notation->grammar, req->named, "tools"};
+    const api__form form = {
+        .json = tools, .calls = req->notation->grammar, .only = req->named, .param = "tools"};
     return api__grammar_get(&req->grammar, ctx->grammars, &form, req->soon, e);
 }
 
@@ -196,7 +197,8 @@ static int allow_calls(api_request *req, const json_t *tools, err *e) {
     api__grammar *both;
     if (req->grammar == NULL) return 0;
     if (req->soon) return 1; /* compiling takes more than the loop thread may */
-    if (api__grammar_compile_either(&both, tools, req->notation->tags, req->form, "tools", e) != 0)
+    if (api__grammar_compile_either(&both, tools, req->notation->tags, req->form, req->form_strict,
+                                    "tools", e) != 0)
         return -1;
     api__grammar_release(req->grammar);
     req->grammar = both;

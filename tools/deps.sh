@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 what=${1:-build}
 
 build="gcc make pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev libpcre2-dev libutf8proc-dev libcurl4-openssl-dev curl jq"
-test="libcriterion-dev g++ clang libclang-rt-14-dev nodejs npm procps"
+test="libcriterion-dev g++ clang libclang-rt-14-dev nodejs npm procps json-schema-test-suite"
 want=$build
 [ "$what" = test ] && want="$build $test"
 full="chromium gnuplot-nox nginx-light haproxy prometheus openssl"

@@ -18,6 +18,8 @@ bool api__text_step(const api__node *node, api__frame *frame, uint8_t byte);
 bool api__text_done(const api__node *node, const api__frame *frame); /* may API__TEXT_END follow? */
 bool api__is_digit(uint8_t byte);
 bool api__number_step(const api__node *node, api__frame *frame, uint8_t byte);
+/* May a number of a ranged node begin with a digit, or with a minus sign and a digit? */
+bool api__number_begins(const api__node *node, bool negative);
 /* May the number end here? The end is only known from the byte after it. */
 bool api__number_done(const api__node *node, const api__frame *frame);
 

@@ -156,6 +156,7 @@ static void write_text(buf *out, const api__form *form) {
     const char *only = form->only ? form->only : "";
     buf_append(out, (const char *)&form->calls, sizeof form->calls);
     write_string(out, only, strlen(only));
+    buf_append(out, form->strict ? "s" : "l", 1);
     if (form->json) write_value(out, form->json);
 }
 
@@ -174,7 +175,7 @@ int api__grammar_get(api__grammar **out, api__grammar_cache *cache, const api__f
     if (*out == NULL && soon) rc = 1;
     else if (*out == NULL && form->calls)
         rc = form->calls(out, form->json, form->only, form->param, e);
-    else if (*out == NULL) rc = api__grammar_compile(out, form->json, form->param, e);
+    else if (*out == NULL) rc = api__grammar_compile(out, form->json, form->strict, form->param, e);
     if (rc == 0 && (*out)->kept == NULL) *out = keep(cache, *out, hash, &text);
     buf_deinit(&text);
     return rc;

@@ -17,6 +17,7 @@ typedef struct {
     const json_t *json;       /* a schema, or a list of tools; NULL: any JSON object */
     api__compile_calls calls; /* compiles the tools; NULL: json is a schema */
     const char *only;         /* the one function allowed, or NULL */
+    bool strict;              /* of a schema; functions say it by themselves */
     const char *param;        /* the field named in errors; decides nothing else */
 } api__form;
 

@@ -3,6 +3,7 @@
  * A reading is one interpretation of the text: a stack of the values still open. Most schemas have
  * one reading at any time. Alternatives with a common beginning are read side by side. */
 #include "api/grammar/automaton_internal.h"
+#include "api/grammar/regex_internal.h"
 
 #include <string.h>
 
@@ -88,6 +89,11 @@ static bool whole_name(const api__node *node, const api__frame *frame, uint16_t 
 
 /* ---- strings ---- */
 
+/* False while a pattern decides about the next character. */
+static bool is_steady(const api__node *node, const api__frame *frame) {
+    return node->dfa == NULL || node->dfa->steady[frame->dfa_state];
+}
+
 bool api__automaton_in_string(const api__automaton *machine, uint16_t top, uint32_t *room) {
     const api__frame *frame = &machine->pool[top];
     const api__node *node = &machine->grammar->nodes[frame->node];
@@ -96,7 +102,7 @@ bool api__automaton_in_string(const api__automaton *machine, uint16_t top, uint3
         return true;
     }
     bool string = node->kind == API__STRING || node->kind == API__TEXT;
-    if (top == 0 || !string || frame->sub != API__S_PLAIN) return false;
+    if (top == 0 || !string || frame->sub != API__S_PLAIN || !is_steady(node, frame)) return false;
     *room = node->max == UINT32_MAX ? UINT32_MAX : node->max - frame->chars;
     return true;
 }
@@ -108,6 +114,7 @@ static bool covers(const api__automaton *machine, const api__frame *x, const api
     if (nx->kind != API__STRING || x->parent != y->parent || x->sub != y->sub ||
         x->code_unit != y->code_unit || x->hex_digits != y->hex_digits)
         return false;
+    if (nx->dfa && (nx->dfa != ny->dfa || x->dfa_state != y->dfa_state)) return false;
     uint32_t needs_x = x->chars < nx->min ? nx->min - x->chars : 0;
     uint32_t needs_y = y->chars < ny->min ? ny->min - y->chars : 0;
     uint32_t room_x = nx->max == UINT32_MAX ? UINT32_MAX : nx->max - x->chars;
@@ -194,7 +201,7 @@ static void begin_one(api__automaton *machine, uint16_t parent, uint32_t depth, 
     case API__NUMBER:
         if (byte == '-') {
             frame.negative = 1;
-            if (!node->ranged || node->low < 0) emit(machine, out, frame);
+            if (!node->ranged || api__number_begins(node, true)) emit(machine, out, frame);
         } else {
             frame.sub = API__N_MINUS;
             if (api__is_digit(byte) && api__number_step(node, &frame, byte))
@@ -224,22 +231,46 @@ static uint16_t last_turn(const api__node *node, const api__frame *frame) {
     return node->required_from[frame->property];
 }
 
+static bool rest_fits(const api__automaton *machine, uint32_t depth, const api__node *node) {
+    for (uint16_t i = 0; i < node->n_keyed; i++) {
+        if (fits(machine, depth, node->keyed[i].node) && fits(machine, depth, node->keyed[i].key))
+            return true;
+    }
+    return fits(machine, depth, node->rest);
+}
+
+/* With property i next, can the object have enough properties in the end, and not too many? */
+static bool count_fits(const api__automaton *machine, const api__node *node,
+                       const api__frame *frame, uint16_t i) {
+    if (node->required_left == NULL) return true;
+    uint32_t begun = frame->count + 1u;
+    uint32_t most = begun + node->possible_left[i + 1] + rest_fits(machine, frame->depth, node);
+    return begun + node->required_left[i + 1] <= node->max && most >= node->min;
+}
+
 static bool may_be_key(const api__automaton *machine, const api__frame *frame, uint16_t i) {
     const api__node *node = &machine->grammar->nodes[frame->node];
     return i >= frame->property && i <= last_turn(node, frame) &&
-           fits(machine, frame->depth, node->names[i].node);
+           fits(machine, frame->depth, node->names[i].node) && count_fits(machine, node, frame, i);
 }
 
-static bool any_key(const api__automaton *machine, const api__frame *frame) {
-    return frame->depth + machine->grammar->nodes[frame->node].least_need[frame->property] <=
-           API__MAX_STACK;
+static bool any_key(api__automaton *machine, const api__frame *frame) {
+    const api__node *node = &machine->grammar->nodes[frame->node];
+    if (node->required_left == NULL)
+        return frame->depth + node->least_need[frame->property] <= API__MAX_STACK;
+    uint16_t last = last_turn(node, frame);
+    for (uint16_t i = frame->property; i <= last && i < node->n_parts; i++) {
+        machine->fuel++;
+        if (may_be_key(machine, frame, i)) return true;
+    }
+    return false;
 }
 
 /* The same for keys beginning with the bytes read. Searches the shorter of two lists: first..end in
  * byte order, or the declared order from `property` on. */
 static bool any_key_left(api__automaton *machine, const api__frame *frame) {
     const api__node *node = &machine->grammar->nodes[frame->node];
-    uint16_t last = last_turn(node, frame), from = (uint16_t)frame->property;
+    uint16_t last = last_turn(node, frame), from = frame->property;
     bool found = false;
     if (last == node->n_parts) last--;
     if (frame->end - frame->first <= last - from) {
@@ -257,14 +288,30 @@ static bool any_key_left(api__automaton *machine, const api__frame *frame) {
     return found;
 }
 
-static bool may_end(const api__node *node,
-                    const api__frame *frame) { /* no required property is missing */
+static bool has_required(const api__node *node, const api__frame *frame) {
     return last_turn(node, frame) == node->n_parts;
 }
 
+static bool may_end(const api__node *node, const api__frame *frame) {
+    return has_required(node, frame) && (node->required_left == NULL || frame->count >= node->min);
+}
+
+/* Undeclared keys come last. No object needs more than one of them. */
 static bool free_key(const api__automaton *machine, const api__frame *frame) {
     const api__node *node = &machine->grammar->nodes[frame->node];
-    return may_end(node, frame) && fits(machine, frame->depth, node->rest);
+    return has_required(node, frame) && rest_fits(machine, frame->depth, node) &&
+           (node->required_left == NULL || frame->count < node->max);
+}
+
+/* A key that is a string with a node of its own. The frame below it waits for the colon. */
+static void begin_key_node(api__automaton *machine, api__frame frame, uint16_t key, uint16_t value,
+                           api__readings *out) {
+    frame.sub = O_COLON;
+    frame.end = 0;
+    frame.value_node = value;
+    if (!fits(machine, frame.depth, key) || !fits(machine, frame.depth, value)) return;
+    uint16_t parent = api__automaton_push(machine, frame);
+    if (parent) begin(machine, parent, key, '"', out);
 }
 
 static void begin_key(api__automaton *machine, api__frame frame, api__readings *out) {
@@ -277,14 +324,15 @@ static void begin_key(api__automaton *machine, api__frame frame, api__readings *
     if (any_key(machine, &frame)) emit(machine, out, frame);
     if (!free_key(machine, &frame)) return;
     frame.property = node->n_parts; /* no declared property may follow */
+    if (node->required_left) frame.count++;
+    for (uint16_t i = 0; i < node->n_keyed; i++)
+        begin_key_node(machine, frame, node->keyed[i].key, node->keyed[i].node, out);
+    if (!fits(machine, frame.depth, node->rest)) return;
     if (node->n_parts) {
         frame.sub = O_FREE_KEY;
         emit(machine, out, frame);
-    } else if (frame.depth < API__MAX_STACK) { /* any string is a key */
-        frame.sub = O_COLON;
-        frame.value_node = node->rest;
-        uint16_t parent = api__automaton_push(machine, frame);
-        if (parent) emit(machine, out, (api__frame){.parent = parent, .node = API__NODE_STRING});
+    } else {
+        begin_key_node(machine, frame, API__NODE_STRING, node->rest, out);
     }
 }
 
@@ -298,7 +346,8 @@ static void key_step(api__automaton *machine, api__frame frame, uint8_t byte, ap
                           .node = frame.node,
                           .sub = O_COLON,
                           .value_node = node->names[index].node,
-                          .property = index + 1u});
+                          .property = (uint16_t)(index + 1),
+                          .count = (uint16_t)(frame.count + (node->required_left != NULL))});
         return;
     }
     if (narrow(node, &frame, byte) && any_key_left(machine, &frame)) emit(machine, out, frame);
@@ -316,7 +365,8 @@ static void free_key_step(api__automaton *machine, api__frame frame, uint8_t byt
                           .node = frame.node,
                           .sub = O_COLON,
                           .value_node = node->rest,
-                          .property = frame.property});
+                          .property = frame.property,
+                          .count = frame.count});
         return;
     }
     int next = api__utf8_next(frame.key_utf8, byte);
@@ -407,7 +457,7 @@ static void tags_step(api__automaton *machine, api__frame frame, uint8_t byte, a
     if (!node->once && index + 1 < node->n_parts) {
         frame.sub = T_CLOSE;
         frame.first = frame.end = frame.matched = 0;
-        frame.property = index + 1u;
+        frame.property = (uint16_t)(index + 1);
         parent = api__automaton_push(machine, frame);
         if (parent == 0) return;
     }

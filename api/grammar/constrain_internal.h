@@ -4,26 +4,37 @@
  * bytes (constrain.c, stacks.c). A constraint turns the automaton's state into a mask over a
  * tokenizer's vocabulary for the sampler (constrain_mask.c).
  *
- * Supported JSON Schema; any other keyword is refused by name:
- * - type (one or a list), enum, const, anyOf, oneOf (read as anyOf), allOf with one schema, $ref
- *   into the same schema (recursion allowed), true, {}
- * - objects: properties, required, additionalProperties (absent: none beside declared properties,
- *   any without)
- * - arrays: items, prefixItems, minItems, maxItems
- * - strings: minLength, maxLength
- * - integers: minimum, maximum, exclusiveMinimum, exclusiveMaximum
- * - ignored: title description default examples $schema $id $comment $defs definitions deprecated
- *   readOnly writeOnly
+ * JSON Schema, enforced:
+ * - type (one or a list), enum, const, anyOf, allOf, $ref into the same schema (recursion allowed),
+ *   true, false, {}; oneOf, read as anyOf. Keywords beside each other all hold
+ * - objects: properties, required, additionalProperties (absent: none beside declared properties or
+ *   patterns, any without), patternProperties, propertyNames, minProperties and maxProperties
+ * - arrays: items, prefixItems, minItems, maxItems; a list in items with additionalItems, as in
+ *   older drafts
+ * - strings: minLength, maxLength, pattern (regex_internal.h), format (date, time, date-time,
+ *   duration, uuid, email, hostname, ipv4, ipv6, uri, json-pointer)
+ * - numbers: minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf
+ * - type absent: the types that the schema's keywords speak of
+ * Known keywords that constrain and cannot be enforced (not, if, contains, uniqueItems,
+ * dependentRequired, …, and a pattern beyond the limits) are refused by name if the schema is
+ * strict, and otherwise left out. So is, if strict, oneOf unless its schemas have no value in
+ * common. Unknown keywords and unknown formats are annotations.
  *
  * Accepted output, a part of all valid JSON:
- * - properties: in the order of the schema, additional ones last
+ * - properties: in the order of the schema (with allOf and $ref: its own first), additional ones
+ *   last
  * - keys, enum and const values: as compact JSON writes them. Additional keys have no escapes if
  *   properties are declared
+ * - keys that match several entries of patternProperties may not come; no undeclared key comes if
+ *   minProperties asks for two more than are required and the declared ones suffice
  * - blanks: after { [ , : and before } ]; each time one space, or (except after a colon) a newline
  *   and an indentation of spaces or tabs; at most API__MAX_BLANKS; none around the whole value
  * - numbers: at most 15 digits before the point, 20 after it, 2 in the exponent; integers have
  *   digits only
- * - strings: no \u0000
+ * - numbers with a range or a multiple: at most 14 digits together and no exponent. After the point
+ *   as many as a minimum and a maximum together leave room for; 4, or as many as the bound has, if
+ *   there is one of them; as many as multipleOf has
+ * - strings: no \u0000. A pattern applies to the characters, so any of them may be escaped
  * - nesting: at most API__MAX_STACK values inside each other */
 #ifndef FATHOM_API_CONSTRAIN_INTERNAL_H
 #define FATHOM_API_CONSTRAIN_INTERNAL_H
@@ -42,7 +53,7 @@ enum {
     API__MAX_TEXT_BYTES = 4096,
     API__MAX_BLANKS = 24,
     API__INT_DIGITS = 15,
-    API__RANGED_DIGITS = 14,
+    API__RANGED_DIGITS = 14, /* before and after the point together */
     API__FRACTION_DIGITS = 20,
     API__EXPONENT_DIGITS = 2,
     API__MAX_TOKEN_BYTES = 128, /* longer tokens are never allowed */
@@ -63,6 +74,8 @@ uint8_t api__type_of_name(const char *name);     /* 0: unknown, or name is NULL 
 uint8_t api__type_of_value(const json_t *value); /* an integer is a number, too */
 /* The types that a schema or the schemas combined in it name; 0: none. root: start of $ref. */
 uint8_t api__schema_types(const json_t *schema, const json_t *root);
+/* The types that a schema's keywords speak of. */
+uint8_t api__schema_implied(const json_t *schema);
 /* Follows "#/$defs/a~1b" from root. NULL: no such place. */
 const json_t *api__schema_follow(const json_t *root, const char *ref);
 
@@ -76,6 +89,7 @@ typedef enum {
     API__NUMBER,
     API__ENUM,
     API__ALT,
+    API__NONE, /* no value */
     API__TAGS, /* tags with values, as in calls: "<parameter=KEY>\n" VALUE "\n</parameter>\n" … */
     API__TEXT  /* a text without quotes, ended by API__TEXT_END */
 } api__node_kind;
@@ -92,9 +106,11 @@ enum {
     API__NODE_STRING,
     API__NODE_NUMBER,
     API__NODE_WORD,
+    API__NODE_NONE,
     API__N_BUILTIN
 };
 #define API__NO_NODE UINT16_MAX
+#define API__MOST_UNITS INT64_C(999999999999999999) /* of ranged numbers */
 
 typedef struct {
     const char *text; /* a key without its quotes, or a whole value, as JSON writes it */
@@ -103,6 +119,13 @@ typedef struct {
     bool required;
 } api__name;
 
+/* Keys of a pattern, and the node of their values. */
+typedef struct {
+    uint16_t key, node;
+} api__keyed;
+
+struct api__dfa;
+
 typedef struct {
     uint8_t kind; /* api__node_kind */
     uint8_t need; /* stack depth of the smallest value; above API__MAX_STACK: no value fits */
@@ -110,8 +133,13 @@ typedef struct {
     bool once;         /* tags: a single tag with its value; else all, up to the last one */
     uint16_t n_parts;  /* names or items */
     uint16_t rest;     /* node of additional properties or further items, or API__NO_NODE */
-    uint32_t min, max; /* items or characters; UINT32_MAX: no limit */
-    int64_t low, high; /* ranged integers, within API__RANGED_DIGITS */
+    uint16_t n_keyed;  /* objects: kinds of keys beside names */
+    uint8_t places;    /* ranged numbers: digits after the point of a unit */
+    uint32_t min, max; /* items, characters or properties; UINT32_MAX: no limit */
+    int64_t low, high; /* ranged numbers, in units */
+    int64_t step;      /* ranged numbers are multiples of it, in units */
+    const struct api__dfa *dfa; /* strings, texts: what their characters match, or NULL */
+    const api__keyed *keyed;
     api__name
         *names; /* properties or tags in the schema's order; values of an enum in byte order */
     uint16_t *sorted; /* objects, tags: indices of names in byte order */
@@ -121,6 +149,10 @@ typedef struct {
      * required_from, or UINT8_MAX. */
     uint16_t *required_from;
     uint8_t *least_need;
+    /* Objects with counted properties: for each property p and for the end, how many properties
+     * from p on are required, and how many can be there at any depth at which the object can. NULL:
+     * min and max always hold. */
+    uint16_t *required_left, *possible_left;
     uint16_t *items; /* prefixItems; alternatives */
 } api__node;
 
@@ -134,12 +166,15 @@ typedef struct {
     api__kept *kept; /* its entry in the cache of compiled schemas (cache.c), or NULL */
 } api__grammar;
 
-/* schema NULL: any JSON object. `param` names the field in errors. ERR_UNSUPPORTED names the
- * keyword. ERR_BAD_PARAM: the schema is malformed, or no value matches it. */
-int api__grammar_compile(api__grammar **out, const json_t *schema, const char *param,
+/* schema NULL: any JSON object. strict: ERR_UNSUPPORTED names a keyword that cannot be enforced;
+ * else such keywords are left out. `param` names the field in errors. ERR_BAD_PARAM: the schema is
+ * malformed, or no value matches it. */
+int api__grammar_compile(api__grammar **out, const json_t *schema, bool strict, const char *param,
                          err *e) WARN_UNUSED;
 /* A grammar for one call of one function: {"name": ..., "arguments": {...}}. tools is the request's
- * checked list; only is the one name allowed, or NULL. */
+ * checked list; only is the one name allowed, or NULL. A function says by itself whether it is
+ * strict. Arguments are an object even if the parameters name no type. ERR_BAD_PARAM names a
+ * function whose parameters allow no object. */
 int api__grammar_compile_tools(api__grammar **out, const json_t *tools, const char *only,
                                const char *param, err *e) WARN_UNUSED;
 /* The same for a call written as tags (tags.c). */
@@ -148,13 +183,13 @@ int api__grammar_compile_tags(api__grammar **out, const json_t *tools, const cha
 /* A call as above, or a value of the schema `form` (NULL: any object). tags: the call's notation.
  */
 int api__grammar_compile_either(api__grammar **out, const json_t *tools, bool tags,
-                                const json_t *form, const char *param, err *e) WARN_UNUSED;
-/* Compiles a schema. calls: its parts for function calls, or NULL; in them every property has $refs
- * of its own. */
-int api__grammar_compile_schema(api__grammar **out, const json_t *schema, const json_t *calls,
-                                const char *param, err *e) WARN_UNUSED;
+                                const json_t *form, bool strict, const char *param,
+                                err *e) WARN_UNUSED;
 /* Flattens alternatives and computes `need` of each node. */
-int api__grammar_finish(api__grammar *grammar, const char *param, err *e) WARN_UNUSED;
+int api__grammar_measure(api__grammar *grammar, const char *param, err *e) WARN_UNUSED;
+/* Then makes the tables of objects. why: the reason if no value matches, or "". */
+int api__grammar_finish(api__grammar *grammar, const char *why, const char *param,
+                        err *e) WARN_UNUSED;
 api__grammar *api__grammar_new(void);          /* without nodes; NULL: out of memory */
 void api__grammar_free(api__grammar *grammar); /* grammar may be NULL */
 
@@ -166,19 +201,20 @@ typedef struct {
     uint16_t parent, node;
     uint8_t sub; /* state within the node: O_*, A_*, S_* or N_* of constrain.c */
     union {
-        uint8_t blanks;   /* objects and arrays: blank bytes since the last other byte */
-        uint8_t negative; /* numbers: 1 after a minus sign */
-        uint8_t key_utf8; /* undeclared keys: state within a UTF-8 character */
+        uint8_t blanks;     /* objects and arrays: blank bytes since the last other byte */
+        uint8_t negative;   /* numbers: 1 after a minus sign */
+        uint8_t key_utf8;   /* undeclared keys: state within a UTF-8 character */
+        uint8_t hex_digits; /* strings: digits of \uXXXX so far */
     };
     /* Keys and enums: the names first..end in byte order begin with the `matched` bytes read. */
     union {
         uint16_t first;
-        uint16_t code_unit; /* strings: value of \uXXXX so far */
-        uint16_t low_bits;  /* ranged integers: magnitude, 48 bits */
+        uint16_t code_unit; /* strings: value of \uXXXX or, with a pattern, of UTF-8 so far */
+        uint16_t low_bits;  /* ranged numbers: all digits as one number, 48 bits */
     };
     union {
         uint16_t end;
-        uint16_t hex_digits; /* strings: digits of \uXXXX so far */
+        uint16_t dfa_state;  /* strings and texts with a pattern */
         uint16_t value_node; /* objects: node of the value after this key */
         uint16_t middle_bits;
     };
@@ -187,10 +223,16 @@ typedef struct {
         uint16_t high_bits;
     };
     union {
-        uint32_t property; /* objects: earlier properties may not follow */
-        uint32_t items;    /* arrays: items begun */
-        uint32_t chars;    /* strings: characters begun */
-        uint32_t digits;   /* numbers: digits of the current part */
+        struct {
+            uint16_t property; /* objects: earlier properties may not follow */
+            uint16_t count;    /* objects with counted properties: properties begun */
+        };
+        uint32_t items;  /* arrays: items begun */
+        uint32_t chars;  /* strings: characters begun */
+        uint32_t digits; /* numbers: digits of the current part */
+        struct {
+            uint16_t ranged_digits, after_point; /* ranged numbers: all digits, and those so far */
+        };
     };
     uint32_t depth; /* frames in the stack, with this one on top */
 } api__frame;

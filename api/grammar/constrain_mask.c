@@ -135,7 +135,8 @@ static bool make_key(const api__workspace *work, const api__stacks *now, api__ma
     for (uint16_t i = 0; i < now->n_frames; i++, at += sizeof(api__frame)) {
         api__frame frame = now->frames[i];
         const api__node *node = &grammar->nodes[frame.node];
-        if (node->kind == API__STRING || node->kind == API__TEXT)
+        bool counts = node->kind == API__STRING || node->kind == API__TEXT;
+        if (counts && node->dfa == NULL) /* a pattern may look further than one token */
             frame.chars = far_count(frame.chars, 0, node->min, node->max, API__FAR);
         if (node->kind == API__ARRAY)
             frame.items =

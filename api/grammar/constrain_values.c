@@ -1,6 +1,8 @@
-/* constrain_values.c - the bytes of strings, texts and numbers. A frame goes from state to state;
- * no stack is needed. */
+/* constrain_values.c - the bytes of strings and texts. A frame goes from state to state; no stack
+ * is needed. A pattern sees whole characters, however they are written, and each byte is checked to
+ * lead to one that it allows. */
 #include "api/grammar/automaton_internal.h"
+#include "api/grammar/regex_internal.h"
 
 #include <string.h>
 
@@ -11,8 +13,8 @@ enum { /* after API__S_PLAIN and 1..7: within a character */
        S_LOW_U,
        S_LOW_HEX
 };
-enum { N_ZERO = API__N_MINUS + 1, N_INT, N_DOT, N_FRACTION, N_E, N_SIGN, N_EXPONENT };
-/* ---- strings ---- */
+
+/* ---- bytes ---- */
 
 int api__utf8_next(int state, uint8_t byte) {
     static const struct {
@@ -33,22 +35,98 @@ static int hex(uint8_t byte) {
     return byte >= 'a' && byte <= 'f' ? byte - 'a' + 10 : -1;
 }
 
+/* ---- characters that a pattern decides about ---- */
+
+/* May a character of from..to come next? It has been counted already. */
+static bool some(const api__node *node, const api__frame *frame, uint32_t from, uint32_t to) {
+    return node->dfa == NULL || api__dfa_some(node->dfa, frame->dfa_state, from, to, frame->chars);
+}
+
+/* Takes a whole character. */
+static bool take(const api__node *node, api__frame *frame, uint32_t character) {
+    frame->code_unit = 0;
+    if (node->dfa == NULL) return true;
+    frame->dfa_state = api__dfa_step(node->dfa, frame->dfa_state, character, frame->chars);
+    return frame->dfa_state != API__DFA_DEAD;
+}
+
+/* Takes one byte of UTF-8. The bits read so far bound the character. */
+static bool take_utf8(const api__node *node, api__frame *frame, uint8_t byte) {
+    static const uint32_t least[] = {0, 0, 0, 0, 0x800, 0x800, 0x10000, 0x10000};
+    static const uint8_t left[] = {0, 1, 2, 3, 2, 2, 3, 3};
+    int state = frame->sub, next = api__utf8_next(state, byte);
+    if (next < 0) return false;
+    frame->sub = (uint8_t)next;
+    if (node->dfa == NULL) return true;
+    uint32_t bits = byte;
+    if (state) bits = (uint32_t)frame->code_unit << 6 | (byte & 0x3f);
+    else if (byte >= 0x80) bits = byte & (byte < 0xe0 ? 0x1f : byte < 0xf0 ? 0x0f : 0x07);
+    if (next == 0) return take(node, frame, bits);
+    uint32_t from = bits << 6 * left[next], to = from + (1u << 6 * left[next]) - 1;
+    frame->code_unit = (uint16_t)bits;
+    return some(node, frame, from < least[next] ? least[next] : from, to);
+}
+
+/* ---- escapes ---- */
+
+/* The characters of \uXXXX after some of its digits, and those of the pairs that it may begin. */
+static bool some_unit(const api__node *node, const api__frame *frame) {
+    unsigned shift = 4u * (4u - frame->hex_digits);
+    uint32_t from = (uint32_t)frame->code_unit << shift, to = from + (1u << shift) - 1;
+    if (some(node, frame, from ? from : 1, to)) return true;
+    uint32_t high = from > 0xd800 ? from : 0xd800, last = to < 0xdbff ? to : 0xdbff;
+    return high <= last && some(node, frame, 0x10000 + ((high - 0xd800) << 10),
+                                0x10000 + ((last - 0xd800) << 10) + 0x3ff);
+}
+
 /* Reads one digit of \uXXXX. Refuses a prefix that can only become U+0000 or half a surrogate pair,
  * so that no text runs into a dead end. */
-static bool hex_digit(api__frame *frame, uint8_t byte, bool low) {
+static bool hex_digit(const api__node *node, api__frame *frame, uint8_t byte) {
     int digit = hex(byte);
     if (digit < 0) return false;
-    if (low && (frame->hex_digits == 0 ? digit != 0xd : frame->hex_digits == 1 && digit < 0xc))
-        return false;
-    if (!low && frame->hex_digits == 1 && frame->code_unit == 0xd && digit >= 0xc) return false;
-    if (!low && frame->hex_digits == 3 && frame->code_unit == 0 && digit == 0) return false;
+    if (frame->hex_digits == 1 && frame->code_unit == 0xd && digit >= 0xc) return false;
+    if (frame->hex_digits == 3 && frame->code_unit == 0 && digit == 0) return false;
     frame->code_unit = (uint16_t)(frame->code_unit << 4 | digit);
-    if (++frame->hex_digits < 4) return true;
-    frame->sub = !low && frame->code_unit >= 0xd800 && frame->code_unit <= 0xdbff ? S_LOW_BACKSLASH
-                                                                                  : API__S_PLAIN;
-    frame->code_unit = frame->hex_digits = 0;
-    return true;
+    if (++frame->hex_digits < 4) return some_unit(node, frame);
+    uint16_t unit = frame->code_unit;
+    frame->hex_digits = 0;
+    frame->sub = API__S_PLAIN;
+    if (unit < 0xd800 || unit > 0xdbff) return take(node, frame, unit);
+    uint32_t from = 0x10000 + ((uint32_t)(unit - 0xd800) << 10);
+    frame->sub = S_LOW_BACKSLASH;
+    frame->code_unit = node->dfa ? (uint16_t)(unit - 0xd800) : 0; /* else not needed */
+    return some(node, frame, from, from + 0x3ff);
 }
+
+/* Reads one digit of the second half of a pair: its ten bits follow those of the first. */
+static bool low_digit(const api__node *node, api__frame *frame, uint8_t byte) {
+    int digit = hex(byte);
+    uint32_t bits = frame->code_unit;
+    if (digit < 0) return false;
+    if (frame->hex_digits == 0 ? digit != 0xd : frame->hex_digits == 1 && digit < 0xc) return false;
+    frame->hex_digits++;
+    if (frame->hex_digits == 2) bits = bits << 2 | (uint32_t)(digit & 3);
+    if (frame->hex_digits > 2) bits = bits << 4 | (uint32_t)digit;
+    if (frame->hex_digits == 4) {
+        frame->hex_digits = 0;
+        frame->sub = API__S_PLAIN;
+        return take(node, frame, 0x10000 + bits);
+    }
+    if (node->dfa == NULL) return true;
+    unsigned shift = frame->hex_digits < 2 ? 10 : frame->hex_digits == 2 ? 8 : 4;
+    frame->code_unit = (uint16_t)bits;
+    return some(node, frame, 0x10000 + (bits << shift),
+                0x10000 + (bits << shift) + (1u << shift) - 1);
+}
+
+static bool escaped(const api__node *node, api__frame *frame, uint8_t byte) {
+    static const char letters[] = "\"\\/bfnrt", meant[] = "\"\\/\b\f\n\r\t";
+    const char *at = byte ? strchr(letters, byte) : NULL;
+    frame->sub = byte == 'u' ? S_HEX : API__S_PLAIN;
+    return byte == 'u' || (at && take(node, frame, (uint8_t)meant[at - letters]));
+}
+
+/* ---- strings ---- */
 
 /* Counts the beginning of a character. The count stops beyond the schema's limits, so that states
  * repeat. */
@@ -58,25 +136,25 @@ static bool count_char(const api__node *node, api__frame *frame) {
     return true;
 }
 
+static bool ends(const api__node *node, const api__frame *frame) {
+    return frame->chars >= node->min && (node->dfa == NULL || node->dfa->ends[frame->dfa_state]);
+}
+
 bool api__string_step(const api__node *node, api__frame *frame, uint8_t byte, bool *end) {
     switch (frame->sub) {
     case API__S_PLAIN:
-        if (byte == '"') return *end = frame->chars >= node->min;
+        if (byte == '"') return *end = ends(node, frame);
         if (byte < 0x20 || !count_char(node, frame)) return false;
-        if (byte == '\\') return frame->sub = S_ESCAPE, true;
+        if (byte == '\\') return frame->sub = S_ESCAPE, some(node, frame, 1, 0x10ffff);
         break;
-    case S_ESCAPE:
-        frame->sub = byte == 'u' ? S_HEX : API__S_PLAIN;
-        return byte == 'u' || (byte && strchr("\"\\/bfnrt", byte) != NULL);
-    case S_HEX: return hex_digit(frame, byte, false);
+    case S_ESCAPE: return escaped(node, frame, byte);
+    case S_HEX: return hex_digit(node, frame, byte);
     case S_LOW_BACKSLASH: return frame->sub = S_LOW_U, byte == '\\';
     case S_LOW_U: return frame->sub = S_LOW_HEX, byte == 'u';
-    case S_LOW_HEX: return hex_digit(frame, byte, true);
+    case S_LOW_HEX: return low_digit(node, frame, byte);
     default: break;
     }
-    int next = api__utf8_next(frame->sub, byte);
-    frame->sub = (uint8_t)next;
-    return next >= 0;
+    return take_utf8(node, frame, byte);
 }
 
 /* ---- texts ---- */
@@ -86,89 +164,12 @@ bool api__text_step(const api__node *node, api__frame *frame, uint8_t byte) {
         if (byte < 0x20 && byte != '\n' && byte != '\t' && byte != '\r') return false;
         if (!count_char(node, frame)) return false;
     }
-    int next = api__utf8_next(frame->sub, byte);
-    if (next < 0) return false;
-    frame->sub = (uint8_t)next;
+    if (!take_utf8(node, frame, byte)) return false;
     if (byte != (uint8_t)API__CLOSER[frame->matched]) frame->matched = 0;
     if (byte == (uint8_t)API__CLOSER[frame->matched]) frame->matched++;
     return API__CLOSER[frame->matched] != 0;
 }
 
 bool api__text_done(const api__node *node, const api__frame *frame) {
-    return frame->sub == API__S_PLAIN && frame->chars >= node->min;
-}
-
-/* ---- numbers ---- */
-
-/* A ranged integer keeps its magnitude in 48 bits and its sign in `negative`. */
-static int64_t magnitude(const api__frame *frame) {
-    return (int64_t)((uint64_t)frame->low_bits | (uint64_t)frame->middle_bits << 16 |
-                     (uint64_t)frame->high_bits << 32);
-}
-
-/* Is there a number in range beginning with these digits (exact: equal to them)? */
-static bool in_range(const api__node *node, const api__frame *frame, bool exact) {
-    int64_t low = magnitude(frame), high = low;
-    for (uint32_t digits = frame->digits; digits <= API__RANGED_DIGITS; digits++) {
-        int64_t from = frame->negative ? -high : low, to = frame->negative ? -low : high;
-        if (from <= node->high && to >= node->low) return true;
-        if (exact || low == 0) return false;
-        low *= 10;
-        high = high * 10 + 9;
-    }
-    return false;
-}
-
-static bool int_digit(const api__node *node, api__frame *frame, uint8_t byte) {
-    frame->digits++;
-    if (!node->ranged) return frame->digits <= API__INT_DIGITS;
-    uint64_t value = (uint64_t)magnitude(frame) * 10 + (uint64_t)(byte - '0');
-    frame->low_bits = (uint16_t)value;
-    frame->middle_bits = (uint16_t)(value >> 16);
-    frame->high_bits = (uint16_t)(value >> 32);
-    return frame->digits <= API__RANGED_DIGITS && in_range(node, frame, false) &&
-           !(value == 0 && frame->negative);
-}
-
-bool api__is_digit(uint8_t byte) {
-    return byte >= '0' && byte <= '9';
-}
-
-bool api__number_step(const api__node *node, api__frame *frame, uint8_t byte) {
-    switch (frame->sub) {
-    case API__N_MINUS:
-        if (byte == '0' && node->integer && frame->negative) return false; /* no -0 */
-        frame->sub = byte == '0' ? N_ZERO : N_INT;
-        return api__is_digit(byte) && int_digit(node, frame, byte);
-    case N_INT:
-        if (api__is_digit(byte)) return int_digit(node, frame, byte);
-        break;
-    case N_DOT: frame->sub = N_FRACTION; return ++frame->digits, api__is_digit(byte);
-    case N_FRACTION:
-        if (api__is_digit(byte)) return ++frame->digits <= API__FRACTION_DIGITS;
-        break;
-    case N_E:
-        frame->sub = api__is_digit(byte) ? N_EXPONENT : N_SIGN;
-        frame->digits = 1;
-        return api__is_digit(byte) || byte == '+' || byte == '-';
-    case N_SIGN: frame->sub = N_EXPONENT; return api__is_digit(byte);
-    case N_EXPONENT: return api__is_digit(byte) && ++frame->digits <= API__EXPONENT_DIGITS;
-    default: break;
-    }
-    if (node->integer) return false;
-    if (byte == '.' && (frame->sub == N_ZERO || frame->sub == N_INT)) frame->sub = N_DOT;
-    else if (byte == 'e' || byte == 'E') frame->sub = N_E;
-    else return false;
-    frame->digits = 0;
-    return true;
-}
-
-bool api__number_done(const api__node *node, const api__frame *frame) {
-    switch (frame->sub) {
-    case N_ZERO:
-    case N_INT: return !node->ranged || in_range(node, frame, true);
-    case N_FRACTION:
-    case N_EXPONENT: return true;
-    default: return false;
-    }
+    return frame->sub == API__S_PLAIN && ends(node, frame);
 }

@@ -1,50 +1,81 @@
-/* grammar.c - makes a grammar from a schema or from the functions of a request. */
+/* grammar.c - the grammar of a call as JSON: {"name": ..., "arguments": {...}}. */
 #include "api/grammar/schema_internal.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-int api__grammar_compile(api__grammar **out, const json_t *schema, const char *param, err *e) {
-    return api__grammar_compile_schema(out, schema, NULL, param, e);
+bool api__function_strict(const json_t *function) {
+    return json_is_true(json_object_get(function, "strict"));
 }
 
-static json_t *call_schema(const json_t *function) {
-    json_t *parameters = json_incref(json_object_get(function, "parameters"));
-    if (parameters == NULL) {
-        parameters = json_pack("{s:s, s:b}", "type", "object", "additionalProperties", 0);
-    }
-    /* json_pack fails if a part is NULL. */
-    return json_pack("{s:s, s:{s:{s:O}, s:o}, s:[s,s], s:b}", "type", "object", "properties",
-                     "name", "const", json_object_get(function, "name"), "arguments", parameters,
-                     "required", "name", "arguments", "additionalProperties", 0);
-}
-
-json_t *api__call_schemas(const json_t *tools, const char *only) {
-    json_t *calls = json_array();
+static int compile_calls(api__compiler *comp, api__node *node, const json_t *tools) {
     const json_t *tool;
-    size_t i;
+    size_t i, n = 0;
+    json_array_foreach(tools, i, tool) {
+        const char *name =
+            json_c_string(json_object_get(json_object_get(tool, "function"), "name"));
+        n += name && (comp->only == NULL || strcmp(comp->only, name) == 0);
+    }
+    if (api__schema_alternatives(comp, node, n) != 0) return -1;
     json_array_foreach(tools, i, tool) {
         const json_t *function = json_object_get(tool, "function");
-        const char *name = json_string_value(json_object_get(function, "name"));
-        if (name == NULL || (only && strcmp(only, name) != 0)) continue;
-        if (json_array_append_new(calls, call_schema(function)) == 0) continue;
-        json_decref(calls);
-        return NULL;
+        const char *name = json_c_string(json_object_get(function, "name"));
+        if (name == NULL || (comp->only && strcmp(comp->only, name) != 0)) continue;
+        comp->strict = api__function_strict(function);
+        if (api__form_node(comp, function, NULL, API__FORM_CALL, &node->items[node->n_parts++]) !=
+            0)
+            return -1;
     }
-    return calls;
+    return 0;
+}
+
+/* Arguments are an object, whatever the parameters say. Without parameters the object is empty. */
+static int arguments_node(api__compiler *comp, const json_t *function, uint16_t *out) {
+    const json_t *parameters = json_object_get(function, "parameters");
+    api__parts parts = {.root = parameters};
+    if (parameters == NULL || json_is_null(parameters))
+        return api__form_node(comp, function, NULL, API__FORM_NO_ARGUMENTS, out);
+    if (api__parts_add(comp, &parts, parameters) != 0) return -1;
+    return api__parts_node(comp, &parts, API__TYPE_OBJECT, API__FORM_JSON, out);
+}
+
+static int compile_function(api__compiler *comp, api__node *node, const json_t *function) {
+    if (api__start_names(comp, node, API__OBJECT, 2) != 0) return -1;
+    node->rest = API__NO_NODE;
+    node->max = UINT32_MAX;
+    node->n_parts = 2;
+    node->names[0] = (api__name){.text = "name", .len = 4, .required = true};
+    node->names[1] = (api__name){.text = "arguments", .len = 9, .required = true};
+    api__sort_names(node);
+    if (api__form_node(comp, function, NULL, API__FORM_NAME, &node->names[0].node) != 0) return -1;
+    return arguments_node(comp, function, &node->names[1].node);
+}
+
+static int compile_name(api__compiler *comp, api__node *node, const json_t *function) {
+    if (api__start_names(comp, node, API__ENUM, 1) != 0) return -1;
+    node->n_parts = 1;
+    return api__schema_value(comp, json_object_get(function, "name"), false, &node->names[0]);
+}
+
+int api__compile_call(api__compiler *comp, api__node *node, const api__pending *item) {
+    switch ((api__form_kind)item->form) {
+    case API__FORM_CALLS: return compile_calls(comp, node, item->parts->schema);
+    case API__FORM_CALL: return compile_function(comp, node, item->parts->schema);
+    case API__FORM_NAME: return compile_name(comp, node, item->parts->schema);
+    default: break;
+    }
+    if (api__start_names(comp, node, API__OBJECT, 0) != 0) return -1;
+    node->rest = API__NO_NODE;
+    node->max = UINT32_MAX;
+    return 0;
 }
 
 int api__grammar_compile_tools(api__grammar **out, const json_t *tools, const char *only,
                                const char *param, err *e) {
-    json_t *calls = api__call_schemas(tools, only), *schema = json_pack("{s:O}", "anyOf", calls);
-    int rc = calls && schema ? 0 : -1;
-    *out = NULL;
-    if (rc != 0) err_set(e, ERR_NO_MEMORY, param, "out of memory for the tools");
-    else rc = api__grammar_compile_schema(out, schema, calls, param, e);
-    json_decref(schema);
-    json_decref(calls);
-    return rc;
+    const api__part part = {.schema = tools};
+    api__pending root = {.parts = &part, .n_parts = 1, .form = API__FORM_CALLS};
+    return api__compile_from(out, root, only, param, e);
 }
 
 /* Numbers are not used again, so a kept mask never meets a grammar at the address of a freed one.

@@ -47,6 +47,30 @@ static int flatten(api__grammar *grammar, uint16_t id, const char *param, err *e
     return 0;
 }
 
+/* The need of the properties without which an object has too few: the smallest of those that are
+ * not required. */
+static uint8_t need_of_count(const api__grammar *grammar, const api__node *node) {
+    uint16_t count[API__MAX_STACK + 2] = {0};
+    uint32_t missing = node->min;
+    for (uint16_t i = 0; i < node->n_parts; i++) {
+        uint8_t need = grammar->nodes[node->names[i].node].need;
+        if (node->names[i].required) missing -= missing > 0;
+        else if (need <= API__MAX_STACK) count[need]++;
+    }
+    for (uint16_t i = 0; i < node->n_keyed; i++) {
+        uint8_t need = grammar->nodes[node->keyed[i].node].need;
+        if (need <= API__MAX_STACK && grammar->nodes[node->keyed[i].key].need <= API__MAX_STACK)
+            count[need]++;
+    }
+    if (node->rest != API__NO_NODE && grammar->nodes[node->rest].need <= API__MAX_STACK)
+        count[grammar->nodes[node->rest].need]++;
+    for (uint8_t need = 0; need <= API__MAX_STACK; need++) {
+        if (missing <= count[need]) return missing ? need : 0;
+        missing -= count[need];
+    }
+    return missing ? UINT8_MAX : 0;
+}
+
 /* Stack depth of a node's smallest value, from the needs of its parts so far. */
 static uint8_t need_of(const api__grammar *grammar, const api__node *node) {
     uint8_t most = 0, least = UINT8_MAX;
@@ -59,6 +83,10 @@ static uint8_t need_of(const api__grammar *grammar, const api__node *node) {
             if (need < least) least = need;
         }
         if (node->once) most = least;
+        if (node->kind == API__OBJECT && node->min > 0) {
+            uint8_t need = need_of_count(grammar, node);
+            if (need > most) most = need;
+        }
         break;
     case API__ARRAY:
         for (uint32_t i = 0; i < node->min && i <= node->n_parts; i++) {
@@ -66,6 +94,7 @@ static uint8_t need_of(const api__grammar *grammar, const api__node *node) {
             if (need > most) most = need;
         }
         break;
+    case API__NONE: return UINT8_MAX;
     case API__ALT:
         for (uint16_t i = 0; i < node->n_parts; i++) {
             uint8_t need = grammar->nodes[node->items[i]].need;
@@ -75,6 +104,25 @@ static uint8_t need_of(const api__grammar *grammar, const api__node *node) {
     default: break;
     }
     return most > API__MAX_STACK ? UINT8_MAX : (uint8_t)(most + 1);
+}
+
+static int tabulate_counts(api__grammar *grammar, api__node *node) {
+    const uint16_t n = node->n_parts;
+    uint16_t required = 0;
+    for (uint16_t i = 0; i < n; i++)
+        required += node->names[i].required;
+    bool closed = node->rest == API__NO_NODE && node->n_keyed == 0;
+    if (required >= node->min && (node->max == UINT32_MAX || (closed && n <= node->max))) return 0;
+    node->required_left = arena_array(&grammar->mem, n + 1u, sizeof *node->required_left);
+    node->possible_left = arena_array(&grammar->mem, n + 1u, sizeof *node->possible_left);
+    if (!node->required_left || !node->possible_left) return -1;
+    for (uint16_t i = n; i-- > 0;) {
+        const api__name *name = &node->names[i];
+        bool possible = grammar->nodes[name->node].need < node->need;
+        node->required_left[i] = (uint16_t)(node->required_left[i + 1] + name->required);
+        node->possible_left[i] = (uint16_t)(node->possible_left[i + 1] + possible);
+    }
+    return 0;
 }
 
 /* Tables of an object's properties or of tags, so the automaton needs no search per byte. */
@@ -93,10 +141,10 @@ static int tabulate(api__grammar *grammar, api__node *node) {
     }
     for (uint16_t i = 0; i < node->n_parts; i++)
         node->rank[node->sorted[i]] = i;
-    return 0;
+    return node->kind == API__OBJECT ? tabulate_counts(grammar, node) : 0;
 }
 
-int api__grammar_finish(api__grammar *grammar, const char *param, err *e) {
+int api__grammar_measure(api__grammar *grammar, const char *param, err *e) {
     for (uint16_t i = 0; i < grammar->n_nodes; i++) {
         if (grammar->nodes[i].kind == API__ALT && flatten(grammar, i, param, e) != 0) return -1;
         grammar->nodes[i].need = UINT8_MAX;
@@ -109,7 +157,14 @@ int api__grammar_finish(api__grammar *grammar, const char *param, err *e) {
             if (need < grammar->nodes[i].need) grammar->nodes[i].need = need;
         }
     }
+    return 0;
+}
+
+int api__grammar_finish(api__grammar *grammar, const char *why, const char *param, err *e) {
     if (grammar->nodes[grammar->root].need > API__MAX_STACK) {
+        if (why[0])
+            return err_set(e, ERR_BAD_PARAM, param, "%s: no value matches the schema: %s", param,
+                           why);
         return err_set(e, ERR_BAD_PARAM, param,
                        "%s: no value with a depth of at most %d matches the schema", param,
                        API__MAX_STACK);

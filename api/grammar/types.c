@@ -1,6 +1,8 @@
 /* types.c - the JSON types of values and schemas, and references inside a schema. */
 #include "api/grammar/constrain_internal.h"
 
+#include <ctype.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,13 +21,17 @@ uint8_t api__type_of_value(const json_t *value) {
     case JSON_TRUE:
     case JSON_FALSE: return API__TYPE_BOOLEAN;
     case JSON_INTEGER: return API__TYPE_INTEGER | API__TYPE_NUMBER;
-    case JSON_REAL: return API__TYPE_NUMBER;
+    case JSON_REAL:
+        return json_real_value(value) == floor(json_real_value(value))
+                   ? API__TYPE_INTEGER | API__TYPE_NUMBER
+                   : API__TYPE_NUMBER;
     case JSON_STRING: return API__TYPE_STRING;
     case JSON_ARRAY: return API__TYPE_ARRAY;
     default: return API__TYPE_OBJECT;
     }
 }
 
+/* A part of a URI's fragment may stand as %XX. */
 const json_t *api__schema_follow(const json_t *root, const char *ref) {
     const json_t *at = root;
     if (ref[0] != '#') return NULL;
@@ -35,9 +41,15 @@ const json_t *api__schema_follow(const json_t *root, const char *ref) {
         if (*from++ != '/') return NULL;
         for (; *from && *from != '/'; from++) {
             if (n + 1 == sizeof key) return NULL;
-            if (from[0] == '~' && (from[1] == '0' || from[1] == '1'))
+            if (from[0] == '~' && (from[1] == '0' || from[1] == '1')) {
                 key[n++] = *++from == '0' ? '~' : '/';
-            else key[n++] = *from;
+            } else if (from[0] == '%' && isxdigit((uint8_t)from[1]) && isxdigit((uint8_t)from[2])) {
+                char digits[] = {from[1], from[2], 0};
+                key[n++] = (char)strtoul(digits, NULL, 16);
+                from += 2;
+            } else {
+                key[n++] = *from;
+            }
         }
         key[n] = 0;
         if (json_is_array(at)) {
@@ -77,9 +89,7 @@ static uint8_t types_of_values(const json_t *schema) {
 static uint8_t own_types(const json_t *schema) {
     uint8_t types = types_of_words(json_object_get(schema, "type"));
     if (types == 0) types = types_of_values(schema);
-    if (types == 0 && json_object_get(schema, "properties")) types = API__TYPE_OBJECT;
-    if (types == 0 && json_object_get(schema, "items")) types = API__TYPE_ARRAY;
-    return types;
+    return types ? types : api__schema_implied(schema);
 }
 
 uint8_t api__schema_types(const json_t *schema, const json_t *root) {

@@ -199,7 +199,7 @@ static void one_input(const uint8_t *data, size_t n) {
     if (json_parse(&schema, (const char *)data, schema_len, &limits, "schema", &e) != 0) return;
     api__grammar *grammar = NULL;
     e = (err){0};
-    if (api__grammar_compile(&grammar, schema, "schema", &e) != 0) {
+    if (api__grammar_compile(&grammar, schema, schema_len % 2 == 1, "schema", &e) != 0) {
         if (grammar != NULL || e.code == ERR_NONE) __builtin_trap();
     } else {
         feed(grammar, rest, n_rest, must_be_json);

@@ -46,7 +46,7 @@ static void rig_open(rig_state *rig, const api__marks *marks, bool first) {
                              .close_id = marks == &control ? CLOSE : UINT32_MAX};
     json_t *root = json_loads(schema, 0, NULL);
     cr_assert_eq(api__vocab_open(&rig->vocab, rig->tok, tokenizer_size(rig->tok) + 3, &e), 0);
-    cr_assert_eq(api__grammar_compile(&rig->grammar, root, "schema", &e), 0);
+    cr_assert_eq(api__grammar_compile(&rig->grammar, root, false, "schema", &e), 0);
     cr_assert_eq(api__workspace_create(&rig->work, rig->grammar, rig->vocab, rig->stops, 1, &e), 0);
     cr_assert_eq(api__constraint_create(&rig->content, rig->work, &e), 0);
     cr_assert_eq(api__after_thought_create(&rig->after, &rig->req, rig->vocab, rig->content, &e),

@@ -507,20 +507,24 @@ Test(api_call_tags, a_schema_that_the_form_cannot_hold_is_refused_with_its_reaso
         {"{\"properties\":{\"a\":{\"const\":\"a\\u0000b\"}}}", "cannot hold the value 'a'"},
         {"{\"properties\":{\"a\":{\"enum\":[]}}}", "an enum has 0 values"},
         {"{\"properties\":{\"a\":{\"enum\":\"x\"}}}", "enum must be a list"},
-        {"{\"properties\":{\"a\":{\"type\":\"string\",\"pattern\":\"x\"}}}", "'pattern'"},
-        {"{\"properties\":{\"a\":{\"type\":\"string\",\"minLength\":3,\"maxLength\":2}}}",
-         "minLength is greater than maxLength"},
+        {"{\"properties\":{\"a\":{\"type\":\"string\",\"minLength\":3,\"maxLength\":2}},"
+         "\"required\":[\"a\"]}",
+         "function 'f' allow no object: a string has a minLength above its maxLength"},
+        {"{\"properties\":{\"a\":{\"type\":\"string\",\"pattern\":\"^</parameter>$\"}},"
+         "\"required\":[\"a\"]}",
+         "no string matches"},
         {"{\"properties\":{\"a\":{\"type\":\"string\",\"minLength\":-1}}}", "minLength must be"},
-        {"{\"properties\":{\"a\":false}}", "a schema must be an object or true"},
-        {"{\"properties\":{\"a\":7}}", "a schema must be an object or true"},
-        {"{\"properties\":{\"a\":{\"allOf\":[{},{}]}}}", "with more than one schema"},
+        {"{\"properties\":{\"a\":false},\"required\":[\"a\"]}",
+         "function 'f' allow no object: 'a'"},
+        {"{\"properties\":{\"a\":7}}", "a schema must be an object or a boolean"},
+        {"{\"properties\":{\"a\":{\"allOf\":[]}}}", "allOf must be a list"},
         {"{\"properties\":{\"a\":{\"anyOf\":[]}}}", "0 alternatives"},
         {"{\"properties\":{\"a\":{\"$ref\":\"#/$defs/x\"}}}", "does not lead to a part"},
         {"{\"properties\":7}", "properties must be an object"},
         {"{\"required\":{}}", "required a list"},
         {"{\"required\":[7]}", "required must be a list of strings"},
-        {"{\"anyOf\":[{}]}", "for all parameters of a function"},
-        {"{\"patternProperties\":{}}", "'patternProperties'"},
+        {"{\"type\":\"string\"}", "function 'f' allow no object: the schema's types exclude"},
+        {"{\"anyOf\":[{\"const\":1}]}", "function 'f' allow no object"},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         buf body = {0};

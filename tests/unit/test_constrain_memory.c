@@ -183,7 +183,7 @@ static int compile_and_constrain(void *ud, bool *right, err *e) {
     api__constraint *constr = NULL;
     int rc = task->tags    ? api__grammar_compile_tags(&grammar, task->tools, NULL, "tools", e)
              : task->tools ? api__grammar_compile_tools(&grammar, task->tools, NULL, "tools", e)
-                           : api__grammar_compile(&grammar, task->schema, "schema", e);
+                           : api__grammar_compile(&grammar, task->schema, false, "schema", e);
     if (rc != 0) cr_assert_null(grammar);
     if (rc == 0) rc = api__workspace_create(&work, grammar, task->vocab, &stop, 1, e);
     if (rc == 0) rc = api__constraint_create(&constr, work, e);

@@ -117,12 +117,12 @@ Test(grammar_cache, the_functions_allowed_and_their_notation_decide_the_grammar)
                                "{\"type\":\"function\",\"function\":{\"name\":\"g\"}}]",
                                0, NULL);
     const api__form forms[] = {
-        {tools, api__grammar_compile_tools, NULL, "tools"},
-        {tools, api__grammar_compile_tools, "f", "tools"},
-        {tools, api__grammar_compile_tools, "g", "tools"},
-        {tools, api__grammar_compile_tags, NULL, "tools"},
-        {tools, api__grammar_compile_tags, "f", "tools"},
-        {NULL, NULL, NULL, "response_format"},
+        {tools, api__grammar_compile_tools, NULL, false, "tools"},
+        {tools, api__grammar_compile_tools, "f", false, "tools"},
+        {tools, api__grammar_compile_tools, "g", false, "tools"},
+        {tools, api__grammar_compile_tags, NULL, false, "tools"},
+        {tools, api__grammar_compile_tags, "f", false, "tools"},
+        {NULL, NULL, NULL, false, "response_format"},
     };
     enum { N = ARRAY_LEN(forms) };
     api__grammar_cache *cache = cache_of(64, SIZE_MAX);

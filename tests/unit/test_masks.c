@@ -199,7 +199,7 @@ static api__grammar *compile(const char *text) {
     json_t *schema = json_loads(text, 0, NULL);
     api__grammar *grammar = NULL;
     err e = {0};
-    cr_assert_eq(api__grammar_compile(&grammar, schema, "schema", &e), 0, "%s", e.msg);
+    cr_assert_eq(api__grammar_compile(&grammar, schema, false, "schema", &e), 0, "%s", e.msg);
     json_decref(schema);
     return grammar;
 }
