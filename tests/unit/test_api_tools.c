@@ -436,3 +436,42 @@ Test(api_tools, an_answer_has_several_calls_unless_the_request_allows_one_only) 
         api_reply_destroy(reply);
     }
 }
+
+/* ---- every shape of parameters ---- */
+
+static void shape_body(char *out, size_t cap, const char *parameters, bool responses, bool named) {
+    char function[400];
+    (void)snprintf(function, sizeof function, "\"name\":\"f\"%s%s",
+                   parameters[0] ? ",\"parameters\":" : "", parameters);
+    if (responses) {
+        (void)snprintf(out, cap,
+                       "{\"model\":\"demo\",\"input\":\"x\",\"tools\":[{\"type\":\"function\",%s}],"
+                       "\"tool_choice\":%s}",
+                       function, named ? "{\"type\":\"function\",\"name\":\"f\"}" : "\"required\"");
+        return;
+    }
+    (void)snprintf(
+        out, cap,
+        "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
+        "\"tools\":[{\"type\":\"function\",\"function\":{%s}}],\"tool_choice\":%s}",
+        function, named ? "{\"type\":\"function\",\"function\":{\"name\":\"f\"}}" : "\"required\"");
+}
+
+Test(api_tools, parameters_that_admit_no_object_are_refused_by_name) {
+    static const char *const none[] = {"false",
+                                       "{\"type\":\"string\"}",
+                                       "{\"anyOf\":[{\"type\":\"null\"},{\"type\":\"array\"}]}",
+                                       "{\"enum\":[1,\"a\"]}",
+                                       "[]",
+                                       "7"};
+    for (size_t i = 0; i < 2 * ARRAY_LEN(none); i++) {
+        char body[1000];
+        api_request *req = NULL;
+        err e = {0};
+        shape_body(body, sizeof body, none[i / 2], i % 2, false);
+        const api_dialect *dialect = i % 2 ? &api_dialect_responses : &api_dialect_chat;
+        cr_expect_eq(api_parse(&req, fixture.ctx, dialect, body, strlen(body), &e), -1, "%s", body);
+        cr_expect_str_eq(e.param, "tools[0].parameters", "%s: %s", body, e.msg);
+        api_request_destroy(req);
+    }
+}
