@@ -106,7 +106,7 @@ static void end_call(const api_request *req, api__answer *answer, uint8_t state)
     reader->state = state;
     reader->depth = 1; /* of the call's object, for TAIL */
     reader->named = false;
-    answer->ended = req->one_call || req->calls == API__CALLS_FORCED;
+    answer->ended = req->one_call;
 }
 
 static void put_arguments(api__answer *answer, const char *text, size_t end) {
