@@ -22,7 +22,7 @@ static uint64_t deadline(const srv_req *req, uint64_t now) {
     uint64_t by_rate = req->body_start_ns + grace + req->body_seen / 1024 * UINT64_C(1000000000);
     uint64_t end = by_rate < now + grace ? by_rate : now + grace;
     uint64_t last = req->body_start_ns + DISCARD_SECONDS * UINT64_C(1000000000);
-    return req->refusal.status && last < end ? last : end;
+    return req->state == REQ_REFUSED && last < end ? last : end;
 }
 
 /* Counts the bytes that begin, end or separate JSON values, including those inside strings. */
@@ -50,21 +50,17 @@ static void keep_piece(srv_req *req, const char *data, size_t n) {
     srv_hold_set(&req->held_body, paged ? req->body.len + PAGE_BYTES : req->body.cap);
 }
 
-void srv_body_drop(srv_req *req, unsigned status, const char *message, const char *code) {
-    buf_deinit(&req->body);
-    srv_hold_set(&req->held_body, 0);
-    if (req->refusal.status) return;
-    req->refusal.status = status;
-    req->refusal.message = message;
-    req->refusal.code = code;
-}
-
 void srv_body_too_large(srv_req *req) {
-    srv_body_drop(req, 413, "the request body is larger than this server accepts", NULL);
+    srv_refuse(req, 413, "the request body is larger than this server accepts", NULL);
 }
 
-void srv_body_answer(srv_req *req) {
+static void answer_early(srv_req *req) {
     (void)srv_answer_early(req->conn, req->refusal.status, req->refusal.message, req->refusal.code);
+}
+
+void srv_body_late(srv_req *req) {
+    srv_refuse(req, 408, "the request body did not arrive in time", NULL);
+    answer_early(req);
 }
 
 /* A chunk costs at least six bytes of framing. */
@@ -81,18 +77,18 @@ bool srv_body_piece(srv_req *req, const char *data, size_t n) {
     bool mostly_framing = framing > (100 << 10) && framing > 4 * req->body_seen;
     if (req->body_seen > server->opts.max_body || mostly_framing) srv_body_too_large(req);
     req->conn->deadline_ns = deadline(req, clock_ns());
-    if (req->refusal.status) {
+    if (req->state == REQ_REFUSED) {
         if (req->body_seen + framing <= SRV_DISCARD && (!mostly_framing || framing <= (400 << 10)))
             return true;
-        srv_body_answer(req);
+        answer_early(req);
         return false;
     }
     keep_piece(req, data, n);
     if (req->body.failed) {
-        srv_body_drop(req, 503,
-                      "the server has no memory left for this request body; try again shortly",
-                      "overloaded");
+        srv_refuse(req, 503,
+                   "the server has no memory left for this request body; try again shortly",
+                   "overloaded");
     }
     if (srv_ledger_full(server->ledger)) (void)srv_make_room(server, req);
-    return true;
+    return req->state != REQ_CUT;
 }

@@ -19,6 +19,9 @@ enum { TRIES = 8, PER_NEWCOMER = 2 };
  * taken. */
 #define CROWD_NS UINT64_C(1000000000)
 #define FULL_NS UINT64_C(100000000)
+#define HALF_CLOSED_S                                                                              \
+    0.1 /* seconds that a connection stays after its peer's FIN and its answer                     \
+         */
 
 void srv_listener_init(srv_listener *at, srv *server, uint64_t limit) {
     at->server = server;
@@ -153,8 +156,17 @@ void srv_conn_busy(srv_conn *conn) {
     list_remove(&conn->rest_link);
 }
 
+/* The library does not notice a FIN that came with the last bytes it read. */
+static bool has_ended(srv_conn *conn) {
+    char byte;
+    if (!conn->half_closed && recv(conn->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
+        conn->half_closed = true;
+    return conn->half_closed;
+}
+
 void srv_conn_rest(srv_conn *conn) {
-    srv_deadline(conn, conn->server->opts.idle_s);
+    /* A request that was sent ahead may still be in the library's memory. */
+    srv_deadline(conn, has_ended(conn) ? HALF_CLOSED_S : conn->server->opts.idle_s);
     if (conn->cut || !list_empty(&conn->rest_link)) return;
     conn->rest_ns = clock_ns();
     list_insert_before(&conn->at->rested, &conn->rest_link);

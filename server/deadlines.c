@@ -14,8 +14,6 @@
 
 #define WATCH_AFTER_NS UINT64_C(500000000)
 
-static const char ping[] = ": keep-alive\n\n";
-
 void srv_deadline(srv_conn *conn, double seconds) {
     srv_forgive_pause(
         conn->server); /* else a pause that has just ended would lengthen this deadline */
@@ -26,11 +24,9 @@ static void sweep_conns(srv *server, uint64_t now) {
     for (list_link *node = server->conns.next; node != &server->conns; node = node->next) {
         srv_conn *conn = OWNER_OF(node, srv_conn, conns_link);
         if (conn->deadline_ns == 0 || conn->deadline_ns > now || conn->cut) continue;
-        server->counts.deadline_cut++;
-        if (conn->req && conn->req->state == REQ_READING && conn->req->screened) {
-            srv_body_drop(conn->req, 408, "the request body did not arrive in time", NULL);
-            srv_body_answer(conn->req);
-        }
+        if (!conn->half_closed) server->counts.deadline_cut++;
+        if (conn->req && (conn->req->state == REQ_BODY || conn->req->state == REQ_REFUSED))
+            srv_body_late(conn->req);
         srv_conn_cut(conn);
     }
 }
@@ -41,15 +37,11 @@ static void sweep_stream(srv_req *req, uint64_t now) {
     if (req->out.len > req->out_at || req->more) {
         if (silent < (uint64_t)(server->opts.stall_s * 1e9)) return;
         server->counts.slow_cut++;
-        srv_cut(req);
-        srv_req_wake(req);
+        (void)srv_step(req, REQ_EV_SHUT);
         return;
     }
-    if (req->finished || server->opts.ping_s <= 0 || silent < (uint64_t)(server->opts.ping_s * 1e9))
-        return;
-    buf_append(&req->out, ping, sizeof ping - 1);
-    srv_out_changed(req);
-    srv_req_wake(req);
+    if (req->state != REQ_STREAMING || server->opts.ping_s <= 0) return;
+    if (silent >= (uint64_t)(server->opts.ping_s * 1e9)) srv_ping(req);
 }
 
 static void sweep_waiting(srv_req *req, uint64_t now) {
@@ -57,11 +49,8 @@ static void sweep_waiting(srv_req *req, uint64_t now) {
     if (server->opts.max_wait_s <= 0 || req->outcome.first_token_ns) return;
     if (now - req->start_ns - req->paused_ns < (uint64_t)(server->opts.max_wait_s * 1e9)) return;
     req->outcome.finish = "timeout";
-    if (req->job) srv_engine_drop(req);
-    if (req->work) srv_parse_forget(req);
-    srv_answer_http(req, 503,
-                    "the request waited for its first token longer than this server allows",
-                    "overloaded");
+    srv_refuse(req, 503, "the request waited for its first token longer than this server allows",
+               "overloaded");
 }
 
 static uint64_t later(uint64_t then, uint64_t by, uint64_t now) {
@@ -110,11 +99,10 @@ static void on_tick(uv_timer_t *timer) {
     for (list_link *node = server->reqs.next, *next; node != &server->reqs; node = next) {
         next = node->next;
         srv_req *req = OWNER_OF(node, srv_req, reqs_link);
-        if (req->gone) continue;
-        if (req->state == REQ_STREAMING) sweep_stream(req, now);
+        if (req->state >= REQ_STREAMING && req->state <= REQ_BREAKING) sweep_stream(req, now);
         if (req->state == REQ_WAITING || req->state == REQ_PARSING) sweep_waiting(req, now);
         /* The peer of a slow upload may have left. */
-        if (req->state == REQ_READING && req->body_seen &&
+        if ((req->state == REQ_BODY || req->state == REQ_REFUSED) && req->body_seen &&
             now - req->body_start_ns > WATCH_AFTER_NS)
             srv_watch(req);
     }
@@ -141,7 +129,9 @@ void srv_turn_end(srv *server, srv_turn began) {
 int srv_sweep_open(srv *server, err *e) {
     server->sweep.data = server;
     server->pulse.due_ns = clock_ns() + SRV_TICK_MS * UINT64_C(1000000);
-    if (uv_timer_init(&server->loop, &server->sweep) == 0 &&
+    server->probe_timer.data = server;
+    if (uv_timer_init(&server->loop, &server->probe_timer) == 0 &&
+        uv_timer_init(&server->loop, &server->sweep) == 0 &&
         uv_timer_start(&server->sweep, on_tick, SRV_TICK_MS, SRV_TICK_MS) == 0) {
         return 0;
     }

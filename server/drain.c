@@ -15,7 +15,7 @@ enum { FLUSH_TICK_MS = 20, FLUSH_TICKS = 50 }; /* one second to send the last by
 
 static bool busy(const srv *server) {
     for (list_link *node = server->reqs.next; node != &server->reqs; node = node->next) {
-        if (OWNER_OF(node, srv_req, reqs_link)->state != REQ_READING) return true;
+        if (OWNER_OF(node, srv_req, reqs_link)->state > REQ_REFUSED) return true;
     }
     return server->n_parsing > 0;
 }
@@ -28,23 +28,10 @@ static void on_flush(uv_timer_t *timer) {
     uv_stop(&server->loop);
 }
 
-static void end_stream(srv_req *req, const char *why) {
-    if (req->finished || req->gone) return;
-    err e = {0};
-    (void)err_set(&e, ERR_STOPPING, NULL, "%s", why);
-    if (req->job) { /* the reply writes the error event of its dialect */
-        if (!req->more)
-            (void)api_reply_fail(req->job->reply, &e, &req->out); /* between two events */
-        srv_engine_drop(req);
-    }
-    srv_out_changed(req);
-    req->cut = true;
-    srv_req_wake(req);
-}
-
 void srv_stop(srv *server, int exit_status, const char *why) {
     if (server->stopping) return;
     server->stopping = true;
+    server->stop_why = why;
     server->exit_status = exit_status;
     if (exit_status) log_line(LOG_ALERT, "%s", why);
     if (!server->draining) {
@@ -54,11 +41,7 @@ void srv_stop(srv *server, int exit_status, const char *why) {
     for (list_link *node = server->reqs.next, *next; node != &server->reqs; node = next) {
         next = node->next;
         srv_req *req = OWNER_OF(node, srv_req, reqs_link);
-        if (req->state == REQ_STREAMING) end_stream(req, why);
-        if (req->state != REQ_WAITING && req->state != REQ_PARSING) continue;
-        if (req->work) srv_parse_forget(req);
-        if (req->job) srv_engine_drop(req);
-        srv_answer_http(req, 503, why, "shutting_down");
+        (void)srv_step(req, REQ_EV_STOP);
     }
     uv_timer_start(&server->drain_timer, on_flush, 0, FLUSH_TICK_MS);
 }
@@ -112,8 +95,8 @@ static void dump(srv *server) {
     for (list_link *node = server->reqs.next; node != &server->reqs && shown < 20;
          node = node->next, shown++) {
         const srv_req *req = OWNER_OF(node, srv_req, reqs_link);
-        log_line(LOG_INFO, "  request %s state %d age %llu ms output %llu waiting %zu",
-                 req->id[0] ? req->id : "-", (int)req->state,
+        log_line(LOG_INFO, "  request %s %s age %llu ms output %llu waiting %zu",
+                 req->id[0] ? req->id : "-", srv_state_name(req->state),
                  (unsigned long long)((clock_ns() - req->start_ns) / 1000000),
                  (unsigned long long)req->outcome.output, req->out.len - req->out_at);
     }

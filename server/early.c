@@ -126,7 +126,10 @@ bool srv_answer_early(srv_conn *conn, unsigned status, const char *message, cons
     bool sent = !body.failed && !all.failed &&
                 send(conn->fd, all.data, all.len, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)all.len;
     if (sent) {
-        if (conn->req) conn->req->status = status;
+        if (conn->req) {
+            conn->req->status = status;
+            (void)srv_step(conn->req, REQ_EV_ANSWER);
+        }
         conn->early = true;
         server->counts.answers[status / 100]++;
         server->counts.bytes_out += all.len;

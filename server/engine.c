@@ -160,20 +160,12 @@ void srv_engine_submit(srv_req *req, api_request *steal_request) {
         srv_answer_err(req, &e);
         return;
     }
-    req->state = REQ_WAITING;
-    req->last_out_ns = clock_ns();
-    if (!req->suspended) srv_req_suspend(req);
-    srv_watch(req);
+    (void)srv_step(req, REQ_EV_SUBMIT);
     srv_hold_set(&job->held, job->seq_bytes + api_reply_bytes(job->reply));
     (void)srv_make_room(server, req);
 }
 
 /* ---- events ---- */
-
-static void deliver(srv_req *req) {
-    if (req->state == REQ_WAITING) srv_answer_stream(req);
-    else srv_req_wake(req);
-}
 
 /* Ends a failed answer: with an error status if no bytes went out yet, else with an error event and
  * without the last chunk. */
@@ -181,13 +173,12 @@ static void fail(srv_job *job, const err *e) {
     srv_req *req = job->req;
     req->outcome.finish = "failed";
     detach(job);
-    if (req->state != REQ_STREAMING) {
-        buf_clear(&req->out);
-        srv_answer_err(req, e);
+    if (req->state == REQ_STREAMING) {
+        (void)srv_step(req, REQ_EV_FAIL);
         return;
     }
-    req->cut = true;
-    srv_req_wake(req);
+    buf_clear(&req->out);
+    srv_answer_err(req, e);
 }
 
 static void complete(srv_job *job) {
@@ -214,9 +205,8 @@ static void complete(srv_job *job) {
         srv_answer_rest(req);
         return;
     }
-    req->finished = !req->more;
     srv_out_changed(req);
-    deliver(req);
+    (void)srv_step(req, req->more ? REQ_EV_OUTPUT : REQ_EV_COMPLETE);
 }
 
 static void feed_reply(srv_job *job, uint32_t i, const sched_event *ev) {
@@ -238,7 +228,8 @@ static void feed_reply(srv_job *job, uint32_t i, const sched_event *ev) {
     }
     if (bits & API_FAILED) fail(job, &e);
     else if (bits & API_DONE) complete(job);
-    else if (req->outcome.stream && (req->more || req->out.len > before)) deliver(req);
+    else if (req->outcome.stream && (req->more || req->out.len > before))
+        (void)srv_step(req, REQ_EV_OUTPUT);
 }
 
 /* Choices of one prompt count it once, at the first token or the end of the first choice. */

@@ -28,7 +28,7 @@ size_t srv_req_held(const srv_req *req) {
 /* Seconds since the request last made progress. */
 static double idle_seconds(const srv_req *req, uint64_t now) {
     uint64_t since = now;
-    if (req->state == REQ_READING) since = req->body_start_ns;
+    if (req->state <= REQ_REFUSED) since = req->body_start_ns;
     else if (req->state == REQ_ANSWERED || req->out.len > req->out_at || req->more)
         since = req->last_out_ns;
     return now > since ? (double)(now - since) * 1e-9 : 0;
@@ -46,31 +46,9 @@ static srv_req *worst_of(srv *server, const srv_account *account, uint64_t now) 
     return worst;
 }
 
-static void evict(srv_req *req) {
+bool srv_make_room(srv *server, srv_req *req) {
     static const char why[] =
         "the memory that this server sets aside for requests is used up; try again shortly";
-    switch (req->state) {
-    case REQ_READING: /* an answer must wait for the end of the body; the body is dropped */
-        srv_body_drop(req, 503, why, "overloaded");
-        return;
-    case REQ_PARSING:
-        srv_parse_forget(req);
-        srv_answer_http(req, 503, why, "overloaded");
-        return;
-    case REQ_WAITING:
-        if (req->job) srv_engine_drop(req);
-        srv_answer_http(req, 503, why, "overloaded");
-        return;
-    case REQ_STREAMING:
-    case REQ_ANSWERED:
-        srv_cut(req);
-        srv_hold_leave(&req->held_answer);
-        srv_req_wake(req);
-        return;
-    }
-}
-
-bool srv_make_room(srv *server, srv_req *req) {
     bool kept = true;
     uint64_t now = clock_ns();
     for (srv_account *account; (account = srv_ledger_over(server->ledger)) != NULL;) {
@@ -83,7 +61,7 @@ bool srv_make_room(srv *server, srv_req *req) {
                      worst->id[0] ? worst->id : "-", srv_req_held(worst) >> 10);
         }
         kept = kept && worst != req;
-        evict(worst);
+        srv_refuse(worst, 503, why, "overloaded");
     }
     return kept;
 }

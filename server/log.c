@@ -45,13 +45,12 @@ void srv_log_request(const srv_req *req) {
                  req->id[0] ? req->id : "-", route, status, ms(req->start_ns, now));
         return;
     }
-    bool left = req->gone && !req->finished;
     log_line(
         LOG_INFO,
         "request id=%s key=%s route=%s status=%u%s stream=%d finish=%s prompt=%llu cached=%llu "
         "output=%llu depth=%.2f queue_ms=%.1f ttft_ms=%.1f ms=%.1f",
         req->id[0] ? req->id : "-", server->keys ? srv_keys_name(server->keys, req->key) : "-",
-        route, status, left ? " client-left" : "", outcome->stream,
+        route, status, outcome->client_left ? " client-left" : "", outcome->stream,
         outcome->finish ? outcome->finish : "-", (unsigned long long)outcome->prompt,
         (unsigned long long)outcome->cached, (unsigned long long)outcome->output,
         outcome->output ? (double)outcome->loops / (double)outcome->output : 0.0,

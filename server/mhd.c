@@ -109,11 +109,14 @@ static void *on_target(void *cls, const char *raw, struct MHD_Connection *mhd) {
     req->mhd = mhd;
     req->conn = info ? info->socket_context : NULL;
     if (req->conn) req->conn->req = req;
-    req->bad_target = !srv_screen_target(raw);
     req->target_bytes = strlen(raw);
     req->start_ns = clock_ns();
     req->key = -1;
     req->body.max = server->opts.max_body;
+    if (!srv_screen_target(raw)) {
+        req->refusal.status = 400;
+        req->refusal.message = "the request target is malformed";
+    }
     list_insert_before(&server->reqs, &req->reqs_link);
     server->n_reqs++;
     server->counts.requests++;
@@ -121,7 +124,7 @@ static void *on_target(void *cls, const char *raw, struct MHD_Connection *mhd) {
 }
 
 typedef struct {
-    srv_framing framing;
+    srv_framing *framing;
     uint64_t max_body;
 } screening;
 
@@ -129,93 +132,46 @@ static enum MHD_Result on_header(void *cls, enum MHD_ValueKind kind, const char 
                                  size_t name_n, const char *value, size_t value_n) {
     (void)kind;
     screening *sc = cls;
-    srv_screen_header(&sc->framing, name, name_n, value ? value : "", value_n, sc->max_body);
+    srv_screen_header(sc->framing, name, name_n, value ? value : "", value_n, sc->max_body);
     return MHD_YES;
 }
 
-/* First call: the headers are complete and the body has not begun. Only now can an early refusal be
- * queued. */
-static enum MHD_Result judge(srv_req *req, const char *url, const char *method,
-                             const char *version) {
-    srv *server = req->server;
-    screening sc = {.max_body = server->opts.max_body, .framing.bytes = req->target_bytes};
-    req->screened = true;
-    srv_conn_busy(req->conn);
-    MHD_get_connection_values_n(req->mhd, MHD_HEADER_KIND, on_header, &sc);
-    const char *id = srv_req_header(req, "X-Request-Id");
-    if (id && sc.framing.request_id == 1 && srv_screen_id(id)) memcpy(req->id, id, strlen(id) + 1);
-    const char *why = NULL;
-    unsigned bad = srv_screen_verdict(&sc.framing, method, version, &why);
-    if (req->bad_target && bad != 505) bad = 400, why = "the request target is malformed";
-    if (bad == 431) { /* the library may have no memory left for the head of an answer */
-        (void)srv_answer_early(req->conn, bad, why, NULL);
-        return MHD_NO;
-    }
-    if (bad) {
-        req->close = req->conn->early = true;
-        srv_answer_http(req, bad, why, NULL);
-        return MHD_YES;
-    }
-    req->head = strcmp(method, "HEAD") == 0;
-    srv_body_begin(req, &sc.framing);
-    bool body = sc.framing.length || sc.framing.coding;
-    bool dropped = body && !sc.framing.expect && sc.framing.n_body <= SRV_DISCARD;
-    req->answer_after_body = dropped;
-    /* An answer in place of "100 Continue", or of a body that is too long even to be dropped. */
-    req->close = body && !dropped;
-    req->conn->early = req->close;
-    srv_gate(req, method, url, &sc.framing);
-    srv_req_account(req);
-    if (sc.framing.big && req->state == REQ_READING && !req->refusal.status) {
-        srv_body_too_large(req);
-        if (!dropped) srv_refuse(req);
-    }
-    if (req->state == REQ_READING) req->close = req->conn->early = false;
-    return MHD_YES;
-}
-
+/* The first call, with complete headers, comes before a body is read: only now and after the body
+ * can an answer be queued. Then comes a call for each piece of the body, and one after it. A call
+ * for a request that has its answer follows a resumption.
+ *
+ * A request that may be suspended is handled one call later. Between the two calls the library
+ * notes that it needs no more bytes. Otherwise it would read at the resumption, and after a
+ * client's FIN close the connection before the answer. */
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *mhd, const char *url,
                                   const char *method, const char *version, const char *data,
                                   size_t *len, void **ctx) {
-    (void)cls, (void)mhd;
+    (void)cls;
     srv_req *req = *ctx;
     if (req == NULL || req->conn == NULL) return MHD_NO;
-    if (!req->screened) {
-        return judge(req, url, method, version);
+    if (req->state == REQ_HEAD) {
+        srv_head head = {.method = method, .target = url, .version = version};
+        screening sc = {.framing = &head.framing, .max_body = req->server->opts.max_body};
+        head.framing.bytes = req->target_bytes;
+        MHD_get_connection_values_n(mhd, MHD_HEADER_KIND, on_header, &sc);
+        return srv_req_head(req, &head) ? MHD_YES : MHD_NO;
     }
+    if (req->state == REQ_CUT) return MHD_NO;
     if (*len) {
         size_t n = *len;
         *len = 0;
+        if (req->state > REQ_REFUSED) return MHD_NO; /* it was answered early */
         return srv_body_piece(req, data, n) ? MHD_YES : MHD_NO;
     }
-    /* Resumed without an answer: the peer left while its request was in work. */
-    if (req->state != REQ_READING) return req->gone ? MHD_NO : MHD_YES;
-    srv_deadline(req->conn, 0);
-    if (req->refusal.status) srv_refuse(req);
-    else srv_route_run(req);
-    return MHD_YES;
+    if (req->state == REQ_BODY && req->route->endpoint) {
+        (void)srv_step(req, REQ_EV_WHOLE);
+        return MHD_YES; /* without an answer: the library calls again, and reads no more */
+    }
+    if (req->state <= REQ_WHOLE) (void)srv_step(req, REQ_EV_BODY_END);
+    return req->state == REQ_CUT ? MHD_NO : MHD_YES;
 }
 
-static void on_done(void *cls, struct MHD_Connection *mhd, void **ctx,
-                    enum MHD_RequestTerminationCode why) {
-    (void)cls, (void)mhd;
-    srv_req *req = *ctx;
-    if (req == NULL) return;
-    srv *server = req->server;
-    srv_unwatch(req); /* before libmicrohttpd closes the descriptor */
-    if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK) req->gone = true;
-    if (req->work) srv_parse_forget(req);
-    if (req->job) {
-        server->counts.cancelled_by_client += !req->cut;
-        srv_engine_drop(req);
-    }
-    if (req->conn) {
-        req->conn->req = NULL;
-        srv_conn_rest(req->conn);
-    }
-    if (req->screened) srv_log_request(req);
-    list_remove(&req->reqs_link);
-    server->n_reqs--;
+static void release(srv_req *req) {
     buf_deinit(&req->body);
     buf_deinit(&req->out);
     api_reply_destroy(req->reply);
@@ -226,6 +182,27 @@ static void on_done(void *cls, struct MHD_Connection *mhd, void **ctx,
     free((void *)(uintptr_t)req->tail);
     free(req->refusal.text);
     free(req);
+}
+
+static void on_done(void *cls, struct MHD_Connection *mhd, void **ctx,
+                    enum MHD_RequestTerminationCode why) {
+    (void)cls, (void)mhd;
+    srv_req *req = *ctx;
+    if (req == NULL) return;
+    srv_unwatch(req); /* before libmicrohttpd closes the descriptor */
+    req_state last = req->state;
+    if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK)
+        req->outcome.client_left |=
+            last == REQ_STREAMING || (last == REQ_ANSWERED && !req->outcome.stream);
+    (void)srv_step(req, REQ_EV_END);
+    if (req->conn) {
+        req->conn->req = NULL;
+        srv_conn_rest(req->conn);
+    }
+    if (last != REQ_HEAD) srv_log_request(req);
+    list_remove(&req->reqs_link);
+    req->server->n_reqs--;
+    release(req);
     *ctx = NULL;
 }
 
@@ -279,9 +256,10 @@ static void queue_answer(srv_req *req, unsigned status, const char *type,
     /* A page of metrics from before this answer must not be shown after it. */
     if (req->route == NULL || !(req->route->flags & ROUTE_METRICS)) server->metrics_page_ns = 0;
     server->counts.answers[status / 100 < 6 ? status / 100 : 0]++;
-    if (!srv_mhd_queue(req->mhd, status, response)) srv_cut(req);
+    bool queued = srv_mhd_queue(req->mhd, status, response);
     MHD_destroy_response(response);
-    srv_req_wake(req);
+    if (queued) srv_req_wake(req);
+    else (void)srv_step(req, REQ_EV_SHUT);
 }
 
 /* A whole answer must be read at no less than 16 KB/s, or the connection ends. */
@@ -294,17 +272,16 @@ void srv_answer(srv_req *req, unsigned status, const char *type, buf *steal_body
                 const srv_header *extra, size_t n_extra) {
     buf body = *steal_body;
     *steal_body = (buf){0};
-    req->state = REQ_ANSWERED;
     struct MHD_Response *response = NULL;
-    if (!body.failed) {
+    bool allowed = srv_step(req, REQ_EV_ANSWER);
+    if (allowed && !body.failed) {
         response = MHD_create_response_from_buffer(
             body.len, body.data, body.data ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
     }
     if (response == NULL) { /* no memory even for an error */
         buf_deinit(&body);
         req->status = 503;
-        srv_cut(req);
-        srv_req_wake(req);
+        (void)srv_step(req, REQ_EV_SHUT);
         return;
     }
     req->server->counts.bytes_out += body.len;
@@ -315,12 +292,11 @@ void srv_answer(srv_req *req, unsigned status, const char *type, buf *steal_body
 
 void srv_answer_static(srv_req *req, unsigned status, const char *type, const void *data, size_t n,
                        const srv_header *extra, size_t n_extra) {
-    req->state = REQ_ANSWERED;
+    if (!srv_step(req, REQ_EV_ANSWER)) return;
     struct MHD_Response *response =
         MHD_create_response_from_buffer(n, (void *)(uintptr_t)data, MHD_RESPMEM_PERSISTENT);
     if (response == NULL) {
-        srv_cut(req);
-        srv_req_wake(req);
+        (void)srv_step(req, REQ_EV_SHUT);
         return;
     }
     req->server->counts.bytes_out += n;
@@ -345,30 +321,27 @@ void srv_answer_err(srv_req *req, const err *e) {
 static ssize_t feed(void *cls, uint64_t pos, char *to, size_t max) {
     (void)pos;
     srv_req *req = cls;
-    if (req->gone) return MHD_CONTENT_READER_END_WITH_ERROR;
+    if (req->state == REQ_CUT) return MHD_CONTENT_READER_END_WITH_ERROR;
     size_t n = srv_take(req, to, max);
     if (n) return (ssize_t)n;
-    if (req->cut) return MHD_CONTENT_READER_END_WITH_ERROR;
-    if (req->finished) {
-        srv_deadline(
-            req->conn,
-            req->server->opts.stall_s); /* for the bytes that the library still has to send */
+    if (req->state == REQ_ENDING) {
+        (void)srv_step(req, REQ_EV_SENT);
         return MHD_CONTENT_READER_END_OF_STREAM;
+    }
+    if (req->state != REQ_STREAMING) {
+        (void)srv_step(req, REQ_EV_SENT);
+        return MHD_CONTENT_READER_END_WITH_ERROR;
     }
     srv_req_suspend(req); /* returning 0 is allowed only for a suspended request */
     return 0;
 }
 
+/* The answer's state is STREAMING or later: all its bytes may be there already. */
 static void start_feed(srv_req *req, const char *type, const srv_header *extra, size_t n_extra) {
-    req->state = REQ_STREAMING;
     struct MHD_Response *response =
         MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 1024, feed, req, NULL);
-    if (response == NULL) {
-        srv_cut(req);
-        srv_req_wake(req);
-        return;
-    }
-    queue_answer(req, 200, type, response, extra, n_extra);
+    if (response) queue_answer(req, 200, type, response, extra, n_extra);
+    else (void)srv_step(req, REQ_EV_SHUT);
 }
 
 void srv_answer_stream(srv_req *req) {
@@ -380,7 +353,7 @@ void srv_answer_stream(srv_req *req) {
 void srv_answer_rest(srv_req *req) {
     req->last_out_ns = clock_ns();
     if (!srv_refill(req)) srv_answer(req, 200, "application/json", &req->out, NULL, 0);
-    else start_feed(req, "application/json", NULL, 0);
+    else if (srv_step(req, REQ_EV_STREAM)) start_feed(req, "application/json", NULL, 0);
 }
 
 /* ---- start and stop ---- */

@@ -127,6 +127,7 @@ static void on_worked(uv_work_t *task, int status) {
     srv_hold_set(&work->held, 0);
     if (work->req) {
         work->req->work = NULL;
+        (void)srv_step(work->req, REQ_EV_PARSED);
         conclude(work->req, work);
     }
     work_deinit(work);
@@ -232,9 +233,7 @@ void srv_parse_start(srv_req *req) {
     srv_hold_set(&work->held, work->body.cap);
     list_init(&work->waiting_link);
     req->work = work;
-    req->state = REQ_PARSING;
-    srv_req_suspend(req);
-    srv_watch(req);
+    (void)srv_step(req, REQ_EV_PARSE);
     join_queue(work);
     start_waiting(server);
 }

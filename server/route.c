@@ -146,7 +146,7 @@ unsigned srv_route_find(srv_req *req, const char *method, const char *path, cons
     bool get = strcmp(route->method, "GET") == 0;
     *allow = get ? "GET, HEAD" : "POST";
     req->route = route;
-    if (strcmp(method, route->method) != 0 && !(get && req->head)) return 405;
+    if (strcmp(method, route->method) != 0 && !(get && strcmp(method, "HEAD") == 0)) return 405;
     if (tail == NULL) return 0;
     req->tail = strdup(tail);
     return req->tail ? 0 : 503;
@@ -175,7 +175,7 @@ static bool needs_key(const srv *server, const srv_route *route) {
     return !(route->flags & ROUTE_OPEN);
 }
 
-void srv_refuse(srv_req *req) {
+void srv_answer_refusal(srv_req *req) {
     buf body = {0};
     unsigned status = req->refusal.status;
     api_http_error_body(&body, srv_req_dialect(req), status, req->refusal.message,
@@ -185,13 +185,13 @@ void srv_refuse(srv_req *req) {
     srv_answer(req, status, "application/json", &body, &header, status == 401 || status == 405);
 }
 
-static unsigned refuse(srv_req *req, unsigned status, const char *message, const char *code) {
-    req->refusal.message = message;
-    req->refusal.code = code;
-    return req->refusal.status = status;
+/* Always false. */
+static bool refuse(srv_req *req, unsigned status, const char *message, const char *code) {
+    srv_refuse(req, status, message, code);
+    return false;
 }
 
-static unsigned refuse_foreign(srv_req *req, const char *message, const char *code) {
+static bool refuse_foreign(srv_req *req, const char *message, const char *code) {
     req->server->counts.refused_foreign++;
     return refuse(req, 403, message, code);
 }
@@ -199,12 +199,12 @@ static unsigned refuse_foreign(srv_req *req, const char *message, const char *co
 /* A foreign Host comes from a page that pointed its own name at this machine in order to read from
  * it. Where other machines can connect, a proxy may pass any Host, so only --allowed-host counts.
  * 403 rather than 421: after a 421 a browser tries another connection. */
-static unsigned examine_host(srv_req *req, const char *host) {
+static bool examine_host(srv_req *req, const char *host) {
     const srv *server = req->server;
     const srv_listener *at = req->conn->at;
-    if (at->admin || (!at->loopback && server->opts.allowed_hosts.n == 0)) return 0;
+    if (at->admin || (!at->loopback && server->opts.allowed_hosts.n == 0)) return true;
     if (host == NULL || srv_host_known(host, server->opts.host, &server->opts.allowed_hosts))
-        return 0;
+        return true;
     return refuse_foreign(req,
                           "this server does not answer to the name in the Host header; start it "
                           "with --allowed-host NAME to allow the name",
@@ -213,14 +213,14 @@ static unsigned examine_host(srv_req *req, const char *host) {
 
 /* Web pages of other sites may not make work. A browser sends simple requests without asking first,
  * so keeping the answer from the page is not enough. */
-static unsigned examine_origin(srv_req *req, const char *method, const char *host) {
-    if (req->cors || strcmp(method, "POST") != 0) return 0;
+static bool examine_origin(srv_req *req, const char *method, const char *host) {
+    if (req->cors || strcmp(method, "POST") != 0) return true;
     const char *origin = srv_req_header(req, "Origin");
     const char *site = srv_req_header(req, "Sec-Fetch-Site"); /* pages cannot set it */
     bool same = site && strcmp(site, "same-origin") == 0;     /* even if a proxy changed Host */
     bool foreign = (origin && !(host && srv_origin_is(origin, host))) ||
                    (site && strcmp(site, "cross-site") == 0);
-    if (same || !foreign) return 0;
+    if (same || !foreign) return true;
     return refuse_foreign(req,
                           "web pages of this origin may not call this server; start it with "
                           "--cors-origin ORIGIN to allow them",
@@ -229,7 +229,7 @@ static unsigned examine_origin(srv_req *req, const char *method, const char *hos
 
 /* Names the paths that look most like the unknown one. Here the client has shown its key if it
  * needs one, so no stranger learns what exists. */
-static unsigned refuse_unknown(srv_req *req, const char *path) {
+static bool refuse_unknown(srv_req *req, const char *path) {
     static char spelled[MOST_ROUTES][48];
     const char *known[MOST_ROUTES];
     size_t n = 0, n_routes;
@@ -252,9 +252,8 @@ static unsigned refuse_unknown(srv_req *req, const char *path) {
     return refuse(req, 404, text.data ? text.data : "no such path", "not_found");
 }
 
-/* Checks whether the request may come in; refuses with the first rule it breaks. */
-static unsigned examine(srv_req *req, unsigned found, const char *path,
-                        const srv_framing *framing) {
+/* Checks whether the request may come in; refuses it for the first rule it breaks. */
+static bool examine(srv_req *req, unsigned found, const char *path, const srv_framing *framing) {
     srv *server = req->server;
     if (needs_key(server, req->route)) {
         req->key = find_key(req);
@@ -291,26 +290,24 @@ static unsigned examine(srv_req *req, unsigned found, const char *path,
     if ((flags & ROUTE_WORK) && server->draining) {
         return refuse(req, 503, "the server is shutting down", "shutting_down");
     }
-    return 0;
+    return true;
 }
 
-void srv_gate(srv_req *req, const char *method, const char *target, const srv_framing *framing) {
+void srv_gate(srv_req *req, const srv_head *head) {
     srv *server = req->server;
     char authority[SRV_HOST_MAX];
-    const char *path = target + srv_target_prefix(target);
-    const char *host = srv_target_host(target, authority) ? authority : srv_req_header(req, "Host");
-    unsigned found = srv_route_find(req, method, path, &req->refusal.allow);
-    bool foreign = examine_host(req, host) != 0;
-    if (!foreign) req->cors = srv_cors_origin(server, srv_req_header(req, "Origin"));
-    if (foreign || examine_origin(req, method, host) != 0) {
-        if (!req->answer_after_body) srv_refuse(req);
-        return;
-    }
-    if (strcmp(method, "OPTIONS") == 0 && found != 404 && server->opts.cors.n) {
+    const char *path = head->target + srv_target_prefix(head->target);
+    const char *host =
+        srv_target_host(head->target, authority) ? authority : srv_req_header(req, "Host");
+    unsigned found = srv_route_find(req, head->method, path, &req->refusal.allow);
+    if (!examine_host(req, host)) return;
+    req->cors = srv_cors_origin(server, srv_req_header(req, "Origin"));
+    if (!examine_origin(req, head->method, host)) return;
+    if (strcmp(head->method, "OPTIONS") == 0 && found != 404 && server->opts.cors.n) {
         srv_cors_preflight(req, req->refusal.allow);
         return;
     }
-    if (examine(req, found, path, framing) && !req->answer_after_body) srv_refuse(req);
+    (void)examine(req, found, path, &head->framing);
 }
 
 void srv_route_run(srv_req *req) {

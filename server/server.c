@@ -132,8 +132,8 @@ static int open_ports(srv *server, const int fds[2], err *e) {
 static void teardown(srv *server) {
     for (list_link *node = server->reqs.next; node != &server->reqs; node = node->next) {
         srv_req *req = OWNER_OF(node, srv_req, reqs_link);
-        req->gone = true;
-        srv_req_wake(req); /* stopping with a suspended request would abort */
+        if (req->suspended) /* stopping with a suspended request would abort */
+            (void)srv_step(req, REQ_EV_SHUT);
     }
     srv_mhd_close(&server->main);
     srv_mhd_close(&server->admin);
@@ -141,6 +141,7 @@ static void teardown(srv *server) {
     srv_engine_close(server);
     uv_close((uv_handle_t *)&server->sweep, NULL);
     uv_close((uv_handle_t *)&server->drain_timer, NULL);
+    uv_close((uv_handle_t *)&server->probe_timer, NULL);
     for (unsigned i = 0; i < server->n_signals; i++)
         uv_close((uv_handle_t *)&server->signals[i], NULL);
     uv_run(&server->loop, UV_RUN_DEFAULT);

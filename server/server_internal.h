@@ -15,11 +15,13 @@
  *   hosts.c      whether Host names this server, and Origin this server's page
  *   cors.c       what pages of other origins may read and send
  *   route.c      the handler of each path; keys
+ *   request.c    the life of a request: states and events (request.h)
+ *   peer.c       notices clients that hang up
  *   parse.c      bodies to api_requests, large ones on a worker
  *   engine.c     submits sequences; assigns the scheduler's events to requests
  *   ledger.c     the bytes that each client makes the server hold
  *   evict.c      ends requests when the bytes exceed the ceiling
- *   stream.c     the buffer between an answer and its socket; notices hang-ups
+ *   stream.c     the buffer between an answer and its socket
  *   deadlines.c  absolute deadlines, checked once a second; pauses do not count
  *   pulse.c      decides when a silent engine is dead
  *   watchdog.c   a thread that reports when the loop is stuck
@@ -36,6 +38,7 @@
 #include "base/map.h"
 #include "server/framing.h"
 #include "server/ledger.h"
+#include "server/request.h"
 #include "server/server.h"
 
 #include <stdatomic.h>
@@ -59,18 +62,11 @@ enum {
 /* Ids of accounts: addresses lie below this value, keys from it on. */
 #define SRV_KEY_ACCOUNT (UINT64_MAX << 32)
 
-typedef struct srv srv;
 typedef struct srv_listener srv_listener;
-typedef struct srv_conn srv_conn;
-typedef struct srv_req srv_req;
-typedef struct srv_job srv_job;
-typedef struct srv_work srv_work;
 typedef struct srv_seq srv_seq;
 typedef struct srv_watchdog srv_watchdog;
 typedef struct srv_linger srv_linger;
-struct srv_asset;
 struct MHD_Daemon;
-struct MHD_Connection;
 struct MHD_Response;
 
 /* ---- listeners: the main port, and the admin port if there is one ---- */
@@ -98,10 +94,13 @@ struct srv_conn {
     uint64_t rest_ns;     /* when it began to rest */
     uint64_t deadline_ns; /* absolute, not moved by bytes that arrive; 0 = no deadline */
     bool counted;         /* among its account's connections */
-    int fd;       /* belongs to libmicrohttpd: this code shuts it down and never closes it */
-    bool cut;     /* shutdown() was called */
-    bool early;   /* it was answered before its request had arrived whole */
-    srv_req *req; /* the request that it carries now; NULL between two requests */
+    int fd;             /* belongs to libmicrohttpd: this code shuts it down and never closes it */
+    bool cut;           /* shutdown() was called */
+    bool half_closed;   /* the peer has sent its FIN */
+    bool takes_interim; /* the peer takes answers with status 1xx */
+    uint64_t probe_ns;  /* half-closed: when to look next whether the peer has left */
+    bool early;         /* it was answered before its request had arrived whole */
+    srv_req *req;       /* the request that it carries now; NULL between two requests */
 };
 
 /* conns.c */
@@ -119,71 +118,7 @@ void srv_conn_cut(srv_conn *conn);   /* shuts it down */
 /* Keeps one place free for a new connection, if a connection rests */
 void srv_conns_tick(srv_listener *at);
 
-/* ---- requests ---- */
-typedef enum {
-    REQ_READING, /* headers or body are arriving */
-    REQ_PARSING, /* body waits for a worker or is at one; suspended */
-    REQ_WAITING, /* submitted, no output yet; suspended */
-    REQ_STREAMING,
-    REQ_ANSWERED, /* a whole answer is queued */
-} req_state;
-
-typedef struct srv_route srv_route;
-
-/* Results of a request in the engine, for its log line and the histograms. */
-typedef struct {
-    bool engine, stream;
-    uint64_t prompt, cached, output, loops; /* tokens; executed loops of output tokens */
-    uint64_t first_token_ns, queued_ns;
-    uint32_t sequences;
-    const char *finish; /* "stop", "length", "cancelled", "failed"; NULL = not over */
-} srv_outcome;
-
-struct srv_req {
-    list_link reqs_link; /* in srv.reqs */
-    srv *server;
-    srv_conn *conn;
-    struct MHD_Connection *mhd;
-    const srv_route *route;
-    const struct srv_asset *asset; /* a file of the page */
-    const char *tail; /* owned: the decoded rest of the path after a prefix route; NULL if none */
-    req_state state;
-    bool screened, suspended, gone, close, head, bad_target;
-    bool finished; /* streaming: all bytes are in out */
-    bool cut;      /* streaming: ends without its last chunk */
-    struct {
-        unsigned status; /* 0 = none */
-        const char *message, *code, *allow;
-        char *text; /* owned: the message, if it was made for this request */
-    } refusal;      /* found in the headers, answered after the body was read and dropped: closing a
-                       connection with unread bytes would reset it and lose the answer */
-    bool answer_after_body;
-    unsigned status;
-    size_t target_bytes;
-    uint64_t start_ns, last_out_ns; /* when bytes were last put into or taken out of `out` */
-    uint64_t paused_ns;             /* of the time since start_ns: the process stood still */
-    uint64_t body_start_ns, body_seen, body_announced;
-    uint32_t body_pieces;
-    char id[SRV_ID_MAX + 1]; /* X-Request-Id; "" = make one */
-    int key;                 /* index of the API key; -1 = none */
-    const char *cors;        /* value of Access-Control-Allow-Origin, or NULL */
-    buf body;
-    buf out; /* bytes for the socket, from out_at on */
-    size_t out_at;
-    /* Source of the rest of an answer after its work is over; both NULL = there is none. */
-    api_reply *reply;
-    api_listing *listing;
-    bool more; /* reply, listing or job->reply holds further bytes; they go into out as the socket
-                  takes them */
-    srv_account *account; /* of its key or, without keys, of its peer; NULL until known */
-    srv_hold held_body, held_answer;
-    uint64_t body_structure; /* bytes of the body, each of which may become a JSON value */
-    srv_job *job;
-    srv_work *work;
-    srv_outcome outcome;
-    uv_poll_t *watch; /* notices that the peer left; from submission to the end */
-};
-
+/* ---- requests (request.h) ---- */
 typedef struct {
     const char *name, *value;
 } srv_header;
@@ -201,11 +136,8 @@ void srv_req_account(srv_req *req);
 void srv_body_begin(srv_req *req, const srv_framing *framing); /* the headers are complete */
 /* Takes a piece of the body. False: the request was answered early, and its connection must end. */
 bool srv_body_piece(srv_req *req, const char *data, size_t n) WARN_UNUSED;
-/* Drops the body so far and the rest of it; the request is refused at its end, with the first
- * reason that was given. */
-void srv_body_drop(srv_req *req, unsigned status, const char *message, const char *code);
 void srv_body_too_large(srv_req *req);
-void srv_body_answer(srv_req *req); /* answers the refusal before the end of the body */
+void srv_body_late(srv_req *req); /* its deadline has passed: it is answered early */
 
 /* early.c */
 /* Writes an error to the socket of a connection whose request has not arrived whole. The connection
@@ -272,10 +204,9 @@ static inline const api_dialect *srv_req_dialect(const srv_req *req) {
 /* Sets req->route and req->tail. Returns 0, 404 or 405 (*allow is then the Allow header). */
 unsigned srv_route_find(srv_req *req, const char *method, const char *path, const char **allow);
 const srv_route *srv_routes(size_t *n);
-/* Checks CORS, keys and content type before the handler. Answers a refused request at once or, with
- * req->answer_after_body, by srv_refuse after the body. */
-void srv_gate(srv_req *req, const char *method, const char *target, const srv_framing *framing);
-void srv_refuse(srv_req *req); /* answers with req->refusal */
+/* Checks origin, key and content type before the handler; may refuse or answer the request. */
+void srv_gate(srv_req *req, const srv_head *head);
+void srv_answer_refusal(srv_req *req);
 void srv_route_run(srv_req *req);
 
 /* cors.c */
@@ -344,10 +275,13 @@ void srv_tenant_left(srv_job *job, srv_seq *seq);
 void srv_tenants_write(const srv *server, buf *out,
                        const char *labels); /* metrics per name of a key */
 
-/* stream.c */
+/* peer.c */
 void srv_watch(srv_req *req); /* notices at once when the peer hangs up */
 void srv_unwatch(srv_req *req);
-void srv_cut(srv_req *req); /* ends the connection now, without a last chunk */
+void srv_half_closed(srv_req *req); /* the peer has sent its FIN: probes it from now on */
+
+/* stream.c */
+void srv_ping(srv_req *req); /* puts a comment into a stream that has no other bytes to send */
 /* Fills a buffer for libmicrohttpd, with whole events if they fit. 0 = no bytes now. */
 size_t srv_take(srv_req *req, char *to, size_t max);
 /* Enters the size of req->out and of the rest of its answer into the ledger */
@@ -476,7 +410,7 @@ struct srv {
     server_opts opts;
     uv_loop_t loop;
     srv_listener main, admin;
-    uv_timer_t sweep, drain_timer;
+    uv_timer_t sweep, drain_timer, probe_timer;
     uv_async_t async;
     unsigned turn_depth; /* nesting depth of srv_turn_begin */
     uv_signal_t signals[5];
@@ -493,8 +427,9 @@ struct srv {
 
     srv_load *load;
     bool loaded, draining, stopping;
-    bool model_changed; /* a file of the model was changed */
-    srv_look *look;     /* the check of the files in progress; NULL = none */
+    const char *stop_why; /* a sentence for clients */
+    bool model_changed;   /* a file of the model was changed */
+    srv_look *look;       /* the check of the files in progress; NULL = none */
     int exit_status;
     unsigned flush_ticks;
     runtime model;

@@ -1,73 +1,10 @@
-/* stream.c - the bounded buffer between an answer and its socket, and the watch for peers that
- * leave.
+/* stream.c - the bounded buffer between an answer and its socket.
  *
  * The engine never waits for a socket: bytes for a slow reader wait here, and beyond the bound the
- * connection is cut. The watch is one uv_poll per request in the engine, because libmicrohttpd does
- * not notice the peer of a suspended connection. */
+ * connection is cut. */
 #include "server/server_internal.h"
 
-#include <netinet/tcp.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-
-static void on_handle_closed(uv_handle_t *handle) {
-    free(handle);
-}
-
-void srv_unwatch(srv_req *req) {
-    if (req->watch == NULL) return;
-    uv_poll_stop(req->watch);
-    uv_close((uv_handle_t *)req->watch, on_handle_closed);
-    req->watch = NULL;
-}
-
-/* FIN and half-close come as the event, RST as an error status. Half-close counts as leaving: a
- * client that waits for its answer keeps its side open. */
-static void on_hangup(uv_poll_t *watch, int status, int events) {
-    (void)status, (void)events;
-    srv_req *req = watch->data;
-    srv *server = req->server;
-    req->gone = true;
-    server->counts.cancelled_by_client++;
-    srv_unwatch(req);
-    if (req->job) srv_engine_drop(req);
-    if (req->work) srv_parse_forget(req);
-    if (req->state == REQ_READING)
-        srv_cut(req); /* the library does not notice while it reads a body */
-    srv_req_wake(req);
-    srv_mhd_pump(server);
-}
-
-void srv_watch(srv_req *req) {
-    if (req->watch) return;
-    int fd = req->conn->fd, room = SRV_SOCKET_BYTES;
-    /* Longer than --stall-seconds, so that deadlines.c acts first and counts the reason; the kernel
-     * then cuts peers that vanished. */
-    unsigned patience_ms = (unsigned)(req->server->opts.stall_s * 1e3) + 5000;
-    /* Both only reduce the bytes held for a slow or vanished reader; a failure does no harm. */
-    (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &patience_ms, sizeof patience_ms);
-    uv_poll_t *watch = malloc(sizeof *watch);
-    if (watch == NULL || uv_poll_init(&req->server->loop, watch, fd) != 0) {
-        free(watch); /* without a watch, the next write notices that the peer left */
-        return;
-    }
-    watch->data = req;
-    req->watch = watch;
-    uv_poll_start(watch, UV_DISCONNECT, on_hangup);
-}
-
-void srv_cut(srv_req *req) {
-    req->gone = true;
-    req->cut = true;
-    srv_unwatch(req);
-    if (req->job) srv_engine_drop(req);
-    /* Else the kernel keeps megabytes for a peer without reading. */
-    struct linger hard = {.l_onoff = 1, .l_linger = 0};
-    if (!req->conn->cut) (void)setsockopt(req->conn->fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
-    srv_conn_cut(req->conn);
-}
 
 /* Length of the whole events at the front that fit into max. Some clients split on network chunks,
  * so events stay whole; only an event larger than max goes out in pieces. */
@@ -92,21 +29,34 @@ bool srv_refill(srv_req *req) {
     api_reply *reply = req->job ? req->job->reply : req->reply;
     req->more = req->listing ? api_listing_more(req->listing, &req->out, SRV_SLICE_BYTES)
                              : api_reply_more(reply, &req->out, SRV_SLICE_BYTES);
-    if (req->out.failed) req->cut = true; /* out of memory: the answer lacks its end */
-    if (req->cut) req->more = false;
+    if (req->out.failed) req->more = false;
     if (!req->more && req->job == NULL) {
         api_reply_destroy(req->reply);
         api_listing_destroy(req->listing);
         req->reply = NULL;
         req->listing = NULL;
-        req->finished = true;
     }
     srv_out_changed(req);
     return req->more;
 }
 
+/* The next slice of an answer that has begun. */
+static void refill_stream(srv_req *req) {
+    if (srv_refill(req)) return;
+    if (req->out.failed) (void)srv_step(req, REQ_EV_FAIL); /* out of memory: it lacks its end */
+    else if (req->job == NULL) (void)srv_step(req, REQ_EV_COMPLETE);
+}
+
+void srv_ping(srv_req *req) {
+    static const char ping[] = ": keep-alive\n\n";
+    if (!req->outcome.stream || req->out.len > req->out_at || req->more) return;
+    buf_append(&req->out, ping, sizeof ping - 1);
+    srv_out_changed(req);
+    srv_req_wake(req);
+}
+
 size_t srv_take(srv_req *req, char *to, size_t max) {
-    if (req->out.len == req->out_at && req->more) (void)srv_refill(req);
+    if (req->out.len == req->out_at && req->more) refill_stream(req);
     size_t waiting = req->out.len - req->out_at;
     if (waiting == 0) return 0;
     size_t n = whole_events(req->out.data + req->out_at, waiting, max);
