@@ -330,6 +330,7 @@ const api__marks *api__marks_at_end(const char *text, size_t n, bool *closed);
 typedef struct {
     uint8_t state;
     bool begun;     /* some reasoning has been given out */
+    bool bare;      /* the answer ended before any content */
     size_t at;      /* no mark begins before this offset */
     size_t given;   /* reasoning up to here has been given out, or left out */
     size_t solid;   /* end of the reasoning so far, without blanks at its end */
@@ -342,7 +343,7 @@ typedef struct {
  * calls. */
 size_t api__read_thought(api__thinker *thinker, const api_request *req, api__answer *answer,
                          const char *text, size_t ready, bool last);
-/* The text read so far ends in the reasoning, its marks included. */
+/* The text read so far ends in the reasoning, its marks and the blanks after it included. */
 bool api__is_thinking(const api__thinker *thinker, const api_request *req);
 /* The text of an answer takes this spelling of a mark in place of a control token, because such a
  * token prints nothing. NULL: the token is no mark, or the reasoning has ended. */

@@ -166,6 +166,7 @@ static bool read_after(api__thinker *thinker, const char *text, size_t ready, bo
     thinker->at = skip_blanks(text, thinker->at, ready);
     if (thinker->at == ready && !last) return false;
     thinker->content = thinker->at;
+    thinker->bare = thinker->at == ready;
     thinker->state = CONTENT;
     return true;
 }
@@ -181,8 +182,9 @@ size_t api__read_thought(api__thinker *thinker, const api_request *req, api__ans
 }
 
 bool api__is_thinking(const api__thinker *thinker, const api_request *req) {
-    if (req->marks == NULL || thinker->state == CONTENT) return false;
-    return thinker->state != BEFORE || req->thinks_first;
+    if (req->marks == NULL) return false;
+    if (thinker->state == BEFORE) return req->thinks_first;
+    return thinker->state != CONTENT || thinker->bare;
 }
 
 const char *api__spelled_mark(const api__thinker *thinker, const api_request *req, uint32_t token) {

@@ -88,7 +88,9 @@ static void expect_split(size_t row, const size_t *cuts, size_t n_cuts) {
     cr_expect_str_eq(text + content, splits[row].content, "row %zu", row);
     cr_expect_str_eq(answer.thought.data ? answer.thought.data : "", splits[row].thought, "row %zu",
                      row);
-    cr_expect(!api__is_thinking(&thinker, &req));
+    bool reasoned = thinker.content > 0 && thinker.content == n;
+    cr_expect_eq(api__is_thinking(&thinker, &req), reasoned || (n == 0 && req.thinks_first),
+                 "row %zu", row);
     api__answer_deinit(&answer);
 }
 
@@ -329,6 +331,48 @@ Test(api_reasoning, only_marks_that_print_nothing_have_token_ids) {
     cr_expect_eq(req->open_id, UINT32_MAX);
     cr_expect_eq(req->close_id, UINT32_MAX);
     api_request_destroy(req);
+    close_model(&model);
+}
+
+/* Marks that are control tokens, and single bytes. */
+static const struct {
+    const char *tokens; /* "<" and ">" stand for the marks */
+    sched_finish why;
+    const char *says[3];
+} counted[] = {
+    {"<One>Two", SCHED_STOP, {"\"content\":\"Two\"", "\"One\"", "\"reasoning_tokens\":5,"}},
+    {"<O>\n\nT", SCHED_STOP, {"\"content\":\"T\"", "\"O\"", "\"reasoning_tokens\":5,"}},
+    {"<One", SCHED_LENGTH, {"\"content\":null", "\"One\"", "\"reasoning_tokens\":4,"}},
+    {"<One>", SCHED_LENGTH, {"\"content\":null", "\"One\"", "\"reasoning_tokens\":5,"}},
+    {"One>Two", SCHED_STOP, {"\"content\":\"OneTwo\"", "\"reasoning_tokens\":0,", ""}},
+};
+
+Test(api_reasoning, an_answer_with_control_tokens_as_marks_is_split_and_its_tokens_are_counted) {
+    chat_model model = open_model(SHOWS("[THINK]", "[/THINK]"));
+    for (size_t i = 0; i < ARRAY_LEN(counted); i++) {
+        uint32_t ids[32], bytes = tokenizer_size(model.tok) - 256;
+        size_t n = strlen(counted[i].tokens);
+        for (size_t k = 0; k < n; k++) {
+            char byte[2] = {counted[i].tokens[k], 0};
+            const char *name = byte[0] == '<' ? "[THINK]" : byte[0] == '>' ? "[/THINK]" : byte;
+            if (byte[0] == '\n') ids[k] = bytes + '\n';
+            else cr_assert(tokenizer_find(model.tok, name, &ids[k]));
+        }
+        buf body = {0}, out = {0};
+        err e = {0};
+        api_request *req = NULL;
+        api_reply *reply = NULL;
+        buf_printf(&body, "{" USER ",\"max_tokens\":%zu}",
+                   n + (counted[i].why == SCHED_STOP ? 1 : 0));
+        cr_assert_eq(api_parse(&req, model.ctx, &api_dialect_chat, body.data, body.len, &e), 0);
+        cr_assert_eq(api_reply_create(&reply, model.ctx, req, NULL, &e), 0);
+        api_feed(reply, 0, ids, n, counted[i].why, &out);
+        for (int k = 0; k < 3; k++)
+            cr_expect(strstr(out.data, counted[i].says[k]), "row %zu: %s", i, out.data);
+        api_reply_destroy(reply);
+        buf_deinit(&body);
+        buf_deinit(&out);
+    }
     close_model(&model);
 }
 
