@@ -56,7 +56,7 @@ test("an absolute target does not lead past the keys", async () => {
     await withServer(["--api-key-file", keyFile], async (s) => {
         for (const target of ["//v1/models", "/v1/models/", "http://localhost/v1/models", "http://localhost//v1/models/", "/v1//models", "//metrics/../v1/models"]) {
             const r = await exchange(s.port, `GET ${target} HTTP/1.1\r\nHost: localhost\r\n\r\n`);
-            assert.ok([401, 404].includes(r.status), `${target}: ${r.status}`);
+            assert.ok([400, 401, 404].includes(r.status), `${target}: ${r.status}`);
         }
         const r = await exchange(s.port, "GET http://localhost/v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer sk-right-key\r\n\r\n");
         assert.equal(r.status, 200);
