@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import Anthropic from "@anthropic-ai/sdk";
-import { Server, withServer } from "../http/lib/server.mjs";
+import { PATIENCE, Server, withServer } from "../http/lib/server.mjs";
 import { keyFile, misfit, model, tools, verse, weather } from "./lib/ask.js";
 import { anthropic } from "./lib/anthropic.js";
 
@@ -141,7 +141,7 @@ describe("calls", () => {
         }
     });
 
-    test("the package's own loop runs a function and sends its result back", async () => {
+    test("the package's own loop runs a function and sends its result back", { timeout: PATIENCE }, async () => {
         let ran = 0;
         const runner = client.beta.messages.toolRunner({
             ...ask, max_tokens: 400, max_iterations: 3, tool_choice: { type: "tool", name: "weather" },
