@@ -3,6 +3,7 @@
  * Inside a string nearly every token is allowed: tokens of whole plain characters are known
  * beforehand, and only the others are walked (mask_walk.c). States that come again find their masks
  * in the vocabulary's cache (mask_cache.c). */
+#include "api/grammar/regex_internal.h"
 #include "api/grammar/walk_internal.h"
 #include "base/size.h"
 
@@ -123,6 +124,13 @@ static uint32_t far_count(uint32_t n, uint32_t first, uint32_t min, uint32_t max
     return max != UINT32_MAX && max - n > far ? max - far - 1 : n;
 }
 
+/* A pattern looks as far as its nearest end and, below the least length, at the exact count. */
+static uint32_t far_chars(const api__node *node, uint32_t chars) {
+    if (node->dfa && chars < node->min) return chars;
+    uint32_t far = API__FAR + (node->dfa ? node->dfa->farthest : 0);
+    return far_count(chars, 0, node->min, node->max, far);
+}
+
 /* Makes the key of a state. False: the state is too large for one. */
 static bool make_key(const api__workspace *work, const api__stacks *now, api__mask_key *key) {
     const api__grammar *grammar = work->making.machine.grammar;
@@ -135,9 +143,8 @@ static bool make_key(const api__workspace *work, const api__stacks *now, api__ma
     for (uint16_t i = 0; i < now->n_frames; i++, at += sizeof(api__frame)) {
         api__frame frame = now->frames[i];
         const api__node *node = &grammar->nodes[frame.node];
-        bool counts = node->kind == API__STRING || node->kind == API__TEXT;
-        if (counts && node->dfa == NULL) /* a pattern may look further than one token */
-            frame.chars = far_count(frame.chars, 0, node->min, node->max, API__FAR);
+        if (node->kind == API__STRING || node->kind == API__TEXT)
+            frame.chars = far_chars(node, frame.chars);
         if (node->kind == API__ARRAY)
             frame.items =
                 far_count(frame.items, node->n_parts, node->min, node->max, work->vocab->max_items);

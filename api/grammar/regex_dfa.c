@@ -324,6 +324,7 @@ static int find_least(builder *build) {
             uint32_t from = build->back[dfa->n_states + 1u + i];
             if (dfa->least[from] != FAR) continue;
             dfa->least[from] = (uint16_t)(dfa->least[state] + 1);
+            dfa->farthest = dfa->least[from]; /* found in ascending order */
             queue[tail++] = (uint16_t)from;
         }
     }

@@ -87,6 +87,7 @@ typedef struct api__dfa {
     uint64_t *early;    /* [min][early_words] bit s: n characters read, and s leads to an end */
     uint32_t min, max;  /* characters of a text; max UINT32_MAX: no limit */
     uint16_t n_bounds, n_states, n_classes, early_words;
+    uint16_t farthest; /* the most of `least` */
 } api__dfa;
 
 /* Makes the DFA in `mem`. Scratch memory is on the heap. */

@@ -287,7 +287,8 @@ static json_t *random_rule(void) {
     size_t i = schemas_below(ARRAY_LEN(rules));
     json_t *schema = json_pack("{s:s,s:s}", "type", "string", rules[i].keyword, rules[i].value);
     if (schemas_below(4) == 0)
-        json_object_set_new(schema, "maxLength", json_integer(3 + schemas_below(40)));
+        json_object_set_new(schema, "maxLength",
+                            json_integer((schemas_below(2) ? 3 : 400) + schemas_below(40)));
     if (schemas_below(4) == 0)
         json_object_set_new(schema, "minLength", json_integer(schemas_below(4)));
     return schema;
