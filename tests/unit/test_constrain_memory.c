@@ -246,7 +246,14 @@ Test(constrain_memory, a_grammar_is_never_looser_for_want_of_memory) {
         "\"function\":"
         "{\"name\":\"g\",\"parameters\":{\"type\":\"object\",\"properties\":{\"x\":{}}}}}]",
         0, NULL);
+    json_t *patterns = json_loads(
+        "{\"allOf\":[{\"properties\":{\"a\":{\"type\":\"string\",\"pattern\":\"^[a-c]+$\","
+        "\"minLength\":2},\"b\":{\"enum\":[\"xy\",\"z\"],\"pattern\":\"y\"}}},"
+        "{\"patternProperties\":{\"^n\":{\"type\":\"number\",\"minimum\":0.5}}}],"
+        "\"propertyNames\":{\"maxLength\":4},\"required\":[\"a\"]}",
+        0, NULL);
     job jobs[] = {
+        {patterns, NULL, false, vocab, "{\"a\":\"abc\",\"b\":\"xy\",\"n1\":0.75}"},
         {schema, NULL, false, vocab, "{\"a\":true,\"b\":\"x\",\"c\":[2],\"d\":[1]}"},
         {NULL, NULL, false, vocab, "{\"k\":null}"},
         {NULL, tools, false, vocab, "{\"name\":\"f\",\"arguments\":{}}"},
@@ -257,6 +264,7 @@ Test(constrain_memory, a_grammar_is_never_looser_for_want_of_memory) {
     for (size_t i = 0; i < ARRAY_LEN(jobs); i++)
         sweep(compile_and_constrain, &jobs[i], jobs[i].text);
     json_decref(schema);
+    json_decref(patterns);
     json_decref(tools);
     api__vocab_close(vocab);
     tokenizer_close(tok);
