@@ -8,7 +8,7 @@
 
 int api__body(json_t **out, const api_context *ctx, const char *body, size_t n, err *e) {
     json_limits limits = {ctx->opts.max_body_bytes, API__MAX_DEPTH, API__MAX_STRUCTURAL};
-    if (json_parse_nul(out, body ? body : "", body ? n : 0, &limits, "request body", e) != 0)
+    if (json_parse_body(out, body ? body : "", body ? n : 0, &limits, "request body", e) != 0)
         return -1;
     if (json_is_object(*out)) return 0;
     json_decref(*out);

@@ -170,8 +170,8 @@ static void key_before(const char *text, size_t n, int end, char *out, size_t ca
     out[len] = 0;
 }
 
-static int parse_text(json_t **out, const char *text, size_t n, bool nul, const json_limits *limits,
-                      const char *what, err *e) {
+static int parse_text(json_t **out, const char *text, size_t n, bool nul, bool long_integers,
+                      const json_limits *limits, const char *what, err *e) {
     *out = NULL;
     if (n > limits->max_bytes) {
         return err_set(e, ERR_BAD_PARAM, NULL, "%s: %zu bytes, at most %zu are accepted", what, n,
@@ -182,9 +182,8 @@ static int parse_text(json_t **out, const char *text, size_t n, bool nul, const 
     json_t *root;
     size_t flags = nul ? JSON_ALLOW_NUL : 0;
     int left = load(&root, text, n, flags, &why);
-    /* An integer beyond 64 bits is read as a real, so that its field can name the range. All others
-     * of the text become reals too: most are small enough to stay exact. */
-    if (left == 0 && root == NULL && json_error_code(&why) == json_error_numeric_overflow)
+    if (left == 0 && root == NULL && long_integers &&
+        json_error_code(&why) == json_error_numeric_overflow)
         left = load(&root, text, n, flags | JSON_DECODE_INT_AS_REAL, &why);
     if (left == CANCELLED) return cancel_check(what, e);
     if (left != 0) return err_set(e, ERR_NO_MEMORY, NULL, "%s: out of memory while parsing", what);
@@ -214,12 +213,17 @@ static int parse_text(json_t **out, const char *text, size_t n, bool nul, const 
 
 int json_parse(json_t **out, const char *text, size_t n, const json_limits *limits,
                const char *what, err *e) {
-    return parse_text(out, text, n, false, limits, what, e);
+    return parse_text(out, text, n, false, false, limits, what, e);
 }
 
 int json_parse_nul(json_t **out, const char *text, size_t n, const json_limits *limits,
                    const char *what, err *e) {
-    return parse_text(out, text, n, true, limits, what, e);
+    return parse_text(out, text, n, true, false, limits, what, e);
+}
+
+int json_parse_body(json_t **out, const char *text, size_t n, const json_limits *limits,
+                    const char *what, err *e) {
+    return parse_text(out, text, n, true, true, limits, what, e);
 }
 
 const char *json_c_string(const json_t *value) {

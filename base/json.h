@@ -21,6 +21,10 @@ int json_parse(json_t **out, const char *text, size_t n, const json_limits *limi
 /* The same, but strings may hold U+0000 (keys may not), so their readers must use lengths. */
 int json_parse_nul(json_t **out, const char *text, size_t n, const json_limits *limits,
                    const char *what, err *e) WARN_UNUSED;
+/* The same. An integer beyond 64 bits is read as a real, so that its field can name the range; all
+ * others of the text become reals then too, and most are small enough to stay exact. */
+int json_parse_body(json_t **out, const char *text, size_t n, const json_limits *limits,
+                    const char *what, err *e) WARN_UNUSED;
 /* Call once in main before any thread starts. Routes jansson's allocations, to tell "out of memory"
  * from bad input, and seeds its hash. */
 void json_setup(void);

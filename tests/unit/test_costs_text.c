@@ -234,7 +234,7 @@ static void match_stops(const buf *text) {
 static void read_calls(const buf *text, const api__notation *notation) {
     api__param params[] = {{"a", API__TYPE_ARRAY}};
     api__tool tool = {"f", params, ARRAY_LEN(params)};
-    api_request req = {.tools = &tool, .n_tools = 1};
+    api_request req = {.tools = &tool, .n_tools = 1, .notation = notation};
     api__answer answer = {0};
     for (size_t i = 1; i <= text->len; i++)
         notation->read(&req, &answer, text->data, i, i == text->len);
