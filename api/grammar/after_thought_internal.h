@@ -2,8 +2,8 @@
  *
  * A grammar constrains the content of an answer. Where a model may reason first, this constraint
  * stands around the grammar's own (constrain_internal.h):
- * - Before the content, an answer whose reasoning the prompt has not opened may begin with the open
- *   mark, if that is one token. Marks of several tokens are not offered.
+ * - If the prompt has not opened the reasoning, the answer may begin with the open mark or with the
+ *   content. An open mark of several tokens is not offered.
  * - In the reasoning every token is allowed but the end tokens, until the close mark has passed.
  * - After it the grammar applies; up to API__MAX_BLANKS bytes of newlines may come before.
  * A token that ends the close mark and goes on with other text than newlines is refused: its rest
