@@ -283,8 +283,8 @@ typedef struct api__notation {
      * memory sets answer->said.failed. */
     void (*read)(const api_request *req, api__answer *answer, const char *text, size_t ready,
                  bool last);
-    bool tags;                  /* calls are tags, not JSON */
-    api__compile_calls grammar; /* of a forced call */
+    bool tags;                                /* calls are tags, not JSON */
+    api__compile_calls grammar, grammar_many; /* of a forced call, of one or more */
 } api__notation;
 /* {"name": NAME, "arguments": {…}}, with the tags of Hermes, of Mistral, of Llama; and
  * <function=NAME><parameter=KEY>VALUE</parameter></function>, as written by Qwen3-Coder and

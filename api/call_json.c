@@ -479,16 +479,19 @@ const api__notation api__notation_json = {.open = "<tool_call>",
                                           .close = "</tool_call>",
                                           .shown = {"<tool_call>", "</tool_call>"},
                                           .read = read_json,
-                                          .grammar = api__grammar_compile_tools};
+                                          .grammar = api__grammar_compile_tools,
+                                          .grammar_many = api__grammar_compile_many_tools};
 const api__notation api__notation_mistral = {.mark = "[TOOL_CALLS]",
                                              .open = "[TOOL_CALLS]",
                                              .names = true,
                                              .shown = {"[TOOL_CALLS]", call_id_tag, args_tag},
                                              .read = read_json,
-                                             .grammar = api__grammar_compile_tools};
+                                             .grammar = api__grammar_compile_tools,
+                                             .grammar_many = api__grammar_compile_many_tools};
 const api__notation api__notation_llama = {.mark = "<|python_tag|>",
                                            .open = "<|python_tag|>",
                                            .python = true,
                                            .shown = {"<|python_tag|>"},
                                            .read = read_json,
-                                           .grammar = api__grammar_compile_tools};
+                                           .grammar = api__grammar_compile_tools,
+                                           .grammar_many = api__grammar_compile_many_tools};

@@ -370,4 +370,5 @@ const api__notation api__notation_tags = {.mark = open_param,
                                           .shown = {open_call, close_call},
                                           .read = read_tags,
                                           .tags = true,
-                                          .grammar = api__grammar_compile_tags};
+                                          .grammar = api__grammar_compile_tags,
+                                          .grammar_many = api__grammar_compile_many_tags};

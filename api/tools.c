@@ -180,15 +180,23 @@ const char *api__tools_lead(const json_t *tools, arena *mem, err *e) {
     return lead;
 }
 
-/* A forced call takes the place of the format, which is that of a text. */
+static bool shows_tools(const api_context *ctx) {
+    return ctx->template && api__template_traits(ctx->template, true)->tools;
+}
+
+/* A forced call takes the place of the format, which is that of a text. Only a model whose template
+ * shows functions knows when to end a list of calls; others make one. */
 static int force(api_request *req, const api_context *ctx, const api__values *fields,
                  const json_t *tools, err *e) {
     if (api__can_constrain(ctx, fields, "tool_choice", e) != 0) return -1;
     api__grammar_release(req->grammar);
     req->grammar = NULL;
     req->form_field = "tools";
-    const api__form form = {
-        .json = tools, .calls = req->notation->grammar, .only = req->named, .param = "tools"};
+    bool one = req->one_call || req->named || !shows_tools(ctx);
+    const api__form form = {.json = tools,
+                            .calls = one ? req->notation->grammar : req->notation->grammar_many,
+                            .only = req->named,
+                            .param = "tools"};
     return api__grammar_get(&req->grammar, ctx->grammars, &form, req->soon, e);
 }
 
@@ -215,8 +223,8 @@ static int check_choice(const json_t *choice, err *e) {
 
 /* A model whose template shows no functions reads api__tools_lead, which asks for JSON. */
 static const api__notation *notation_of(const api_context *ctx) {
-    const api__traits *traits = ctx->template ? api__template_traits(ctx->template, true) : NULL;
-    return traits && traits->tools ? traits->notation : &api__notation_json;
+    return shows_tools(ctx) ? api__template_traits(ctx->template, true)->notation
+                            : &api__notation_json;
 }
 
 int api__read_tools(api_request *req, const api_context *ctx, const api__values *fields,

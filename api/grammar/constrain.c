@@ -545,8 +545,11 @@ static void step_one(api__automaton *machine, uint16_t top, uint8_t byte, api__r
 void api__automaton_step(api__automaton *machine, const api__readings *from, uint8_t byte,
                          api__readings *to) {
     to->n_tops = 0;
-    for (uint8_t i = 0; i < from->n_tops && !full(to); i++)
+    for (uint8_t i = 0; i < from->n_tops && !full(to); i++) {
         step_one(machine, from->top[i], byte, to);
+        if (from->top[i] == 0 && byte == '\n' && machine->grammar->again)
+            emit(machine, to, (api__frame){.node = machine->grammar->root, .sub = NOT_BEGUN});
+    }
 }
 
 bool api__automaton_done(const api__automaton *machine, const api__readings *readings) {

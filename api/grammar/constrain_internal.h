@@ -162,6 +162,7 @@ typedef struct {
     arena mem;
     api__node *nodes;
     uint16_t n_nodes, root;
+    bool again;      /* a newline and another value may follow */
     uint64_t number; /* no other grammar of the process has it */
     api__kept *kept; /* its entry in the cache of compiled schemas (cache.c), or NULL */
 } api__grammar;
@@ -177,6 +178,11 @@ int api__grammar_compile(api__grammar **out, const json_t *schema, bool strict, 
  * function whose parameters allow no object. */
 int api__grammar_compile_tools(api__grammar **out, const json_t *tools, const char *only,
                                const char *param, err *e) WARN_UNUSED;
+/* The same for several calls, one a line. */
+int api__grammar_compile_many_tools(api__grammar **out, const json_t *tools, const char *only,
+                                    const char *param, err *e) WARN_UNUSED;
+int api__grammar_compile_many_tags(api__grammar **out, const json_t *tools, const char *only,
+                                   const char *param, err *e) WARN_UNUSED;
 /* The same for a call written as tags (tags.c). */
 int api__grammar_compile_tags(api__grammar **out, const json_t *tools, const char *only,
                               const char *param, err *e) WARN_UNUSED;

@@ -78,6 +78,22 @@ int api__grammar_compile_tools(api__grammar **out, const json_t *tools, const ch
     return api__compile_from(out, root, only, param, e);
 }
 
+/* Several calls follow each other. */
+static int again(api__grammar **out, int rc) {
+    if (rc == 0) (*out)->again = true;
+    return rc;
+}
+
+int api__grammar_compile_many_tools(api__grammar **out, const json_t *tools, const char *only,
+                                    const char *param, err *e) {
+    return again(out, api__grammar_compile_tools(out, tools, only, param, e));
+}
+
+int api__grammar_compile_many_tags(api__grammar **out, const json_t *tools, const char *only,
+                                   const char *param, err *e) {
+    return again(out, api__grammar_compile_tags(out, tools, only, param, e));
+}
+
 /* Numbers are not used again, so a kept mask never meets a grammar at the address of a freed one.
  */
 api__grammar *api__grammar_new(void) {

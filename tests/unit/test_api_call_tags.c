@@ -636,3 +636,17 @@ Test(api_call_tags, a_forced_call_is_always_read_as_a_call_with_arguments_that_f
     cr_expect_gt(whole, 40, "%zu", whole);
     cr_expect_gt(weather, 10, "%zu", weather);
 }
+
+Test(api_call_tags, a_required_answer_may_go_on_with_another_call_unless_one_is_named_or_allowed) {
+    static const char *const rest[] = {
+        CHAT(",\"tool_choice\":\"required\""),
+        CHAT(",\"tool_choice\":\"required\",\"parallel_tool_calls\":false"),
+        CHAT(",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"now\"}}")};
+    for (size_t i = 0; i < ARRAY_LEN(rest); i++) {
+        api_request *req = api_must_parse(&fixture, &api_dialect_chat, rest[i]);
+        cr_expect_eq(grammar_feed(req->grammar, NOW), 1);
+        cr_expect_eq(grammar_feed(req->grammar, NOW "\n" NOW "\n" NOW), i == 0 ? 1 : -1, "%zu", i);
+        cr_expect_eq(grammar_feed(req->grammar, NOW "\n"), i == 0 ? 0 : -1, "row %zu", i);
+        api_request_destroy(req);
+    }
+}

@@ -1,6 +1,7 @@
 /* test_api_tools.c - functions in the prompt, forced calls, calls found in the text. */
 #include "api/dialect_internal.h"
 #include "tests/lib/api_fixture.h"
+#include "tests/lib/grammar.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
@@ -182,7 +183,8 @@ static unsigned run_constrained(api_reply *reply, unsigned seed, buf *out) {
 
 Test(api_tools, a_forced_call_is_always_one_of_the_functions_with_arguments_that_fit) {
     static const char *const choices[] = {
-        CHAT(",\"tool_choice\":\"required\",\"stream\":true,\"max_tokens\":400"),
+        CHAT(",\"tool_choice\":\"required\",\"parallel_tool_calls\":false,\"stream\":true,\"max_"
+             "tokens\":400"),
         CHAT(",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"weather\"}},"
              "\"stream\":true,\"max_tokens\":400")};
     size_t weather = 0, whole = 0;
@@ -439,6 +441,22 @@ Test(api_tools, an_answer_has_several_calls_unless_the_request_allows_one_only) 
 
 /* ---- every shape of parameters ---- */
 
+/* Parameters as clients write them; "" leaves them out. */
+static const struct {
+    const char *parameters, *holds;
+} shapes[] = {
+    {"", "{}"},
+    {"null", "{}"},
+    {"true", "{}"},
+    {"{}", "{\"a\":[1]}"},
+    {"{\"title\":\"t\",\"description\":\"d\",\"$comment\":\"c\"}", "{\"a\":[1]}"},
+    {"{\"type\":[\"object\",\"null\"]}", "{\"a\":[1]}"},
+    {"{\"properties\":{\"a\":{\"type\":\"integer\"}}}", "{\"a\":1}"},
+    {"{\"properties\":{\"a\":{\"type\":\"integer\"}},\"required\":[\"a\"]}", "{\"a\":1}"},
+    {"{\"anyOf\":[{\"type\":\"string\"},{\"type\":\"object\"}]}", "{}"},
+    {"{\"$ref\":\"#/$defs/p\",\"$defs\":{\"p\":{\"type\":\"object\"}}}", "{}"},
+};
+
 static void shape_body(char *out, size_t cap, const char *parameters, bool responses, bool named) {
     char function[400];
     (void)snprintf(function, sizeof function, "\"name\":\"f\"%s%s",
@@ -455,6 +473,26 @@ static void shape_body(char *out, size_t cap, const char *parameters, bool respo
         "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
         "\"tools\":[{\"type\":\"function\",\"function\":{%s}}],\"tool_choice\":%s}",
         function, named ? "{\"type\":\"function\",\"function\":{\"name\":\"f\"}}" : "\"required\"");
+}
+
+Test(api_tools, the_arguments_of_a_forced_call_are_an_object_whatever_the_parameters) {
+    static const char *const others[] = {"7", "\"x\"", "[]", "null", "true"};
+    for (size_t i = 0; i < 4 * ARRAY_LEN(shapes); i++) {
+        char body[1000], call[200];
+        bool responses = i & 1, named = i & 2;
+        const size_t row = i / 4;
+        shape_body(body, sizeof body, shapes[row].parameters, responses, named);
+        api_request *req =
+            api_must_parse(&fixture, responses ? &api_dialect_responses : &api_dialect_chat, body);
+        cr_assert_not_null(req->grammar, "%s", body);
+        (void)snprintf(call, sizeof call, "{\"name\":\"f\",\"arguments\":%s}", shapes[row].holds);
+        cr_expect_eq(grammar_feed(req->grammar, call), 1, "%s: %s", body, call);
+        for (size_t k = 0; k < ARRAY_LEN(others); k++) {
+            (void)snprintf(call, sizeof call, "{\"name\":\"f\",\"arguments\":%s", others[k]);
+            cr_expect_eq(grammar_feed(req->grammar, call), -1, "%s: %s", body, call);
+        }
+        api_request_destroy(req);
+    }
 }
 
 Test(api_tools, parameters_that_admit_no_object_are_refused_by_name) {
