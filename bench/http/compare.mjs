@@ -1,15 +1,17 @@
 // Two builds of fathom in turn, in one run: what the HTTP side costs, and the latency that it adds.
 //
-//   node bench/http/compare.mjs OLD NEW [ROUNDS]      for example build/old/fathom build/release/fathom 5
+//   node bench/http/compare.mjs OLD NEW [ROUNDS [PART...]]
+//
+// For example: build/old/fathom build/release/fathom 5 requests. Parts: streams, requests, paced1000, paced2000.
 //
 // The load generator is the same for both (FATHOM_BIN, else build/release/fathom). Each figure is given for
 // each round and as the median. Processor time is the figure to trust on a machine that others use too.
 import net from "node:net";
 import { Server, bench, fixed, quantile, sleeper, split_gaps } from "./lib.mjs";
 
-const [old, fresh, rounds = "3"] = process.argv.slice(2);
+const [old, fresh, rounds = "3", ...wanted] = process.argv.slice(2);
 if (!fresh) {
-    console.error("usage: node bench/http/compare.mjs OLD NEW [ROUNDS]");
+    console.error("usage: node bench/http/compare.mjs OLD NEW [ROUNDS [PART...]]");
     process.exit(2);
 }
 const programs = { old, new: fresh };
@@ -63,10 +65,11 @@ async function paced(which, n) {
     await s.stop();
 }
 
+const parts = { streams, requests, paced1000: (which) => paced(which, 1000), paced2000: (which) => paced(which, 2000) };
 for (let round = 0; round < Number(rounds); round++) {
     const order = round % 2 ? ["new", "old"] : ["old", "new"];
-    for (const part of [streams, requests, (w) => paced(w, 1000), (w) => paced(w, 2000)]) {
-        for (const which of order) await part(which);
+    for (const part of wanted.length ? wanted : Object.keys(parts)) {
+        for (const which of order) await parts[part](which);
     }
 }
 console.log("| figure | old, median | new, median | new / old | old, each round | new, each round |\n|---|---|---|---|---|---|");
