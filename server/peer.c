@@ -15,7 +15,10 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-enum { PROBE_TICK_MS = 250 };
+enum { PROBE_TICK_MS = 100 };
+/* Most answers come before the first probe. Parsing takes processor time, so its client is probed
+ * at the next tick. */
+#define PROBE_FIRST_NS UINT64_C(400000000)
 #define PROBE_AGAIN_NS UINT64_C(2000000000)
 
 static void on_handle_closed(uv_handle_t *handle) {
@@ -84,12 +87,16 @@ void srv_watch(srv_req *req) {
 
 /* ---- half-closed peers ---- */
 
+/* A client of HTTP/1.0 takes no "100 Continue". Before its answer has begun it counts as gone after
+ * a while, because an old proxy is likelier than a client that closes its own side only. */
 static void probe(srv_req *req, uint64_t now) {
     static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    unsigned before = req->conn->n_probes++;
     req->conn->probe_ns = now + PROBE_AGAIN_NS;
     if (req->state == REQ_STREAMING) srv_ping(req);
     else if (req->conn->takes_interim)
         (void)send(req->conn->fd, interim, sizeof interim - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    else if (before > 0) (void)srv_step(req, REQ_EV_HANG_UP);
 }
 
 static bool is_probed(const srv_req *req) {
@@ -114,7 +121,7 @@ static void on_probe(uv_timer_t *timer) {
 void srv_half_closed(srv_req *req) {
     srv *server = req->server;
     req->conn->half_closed = true;
-    req->conn->probe_ns = 0;
+    req->conn->probe_ns = req->state == REQ_PARSING ? 0 : clock_ns() + PROBE_FIRST_NS;
     req->close = true; /* no further request can come */
     if (uv_is_active((uv_handle_t *)&server->probe_timer)) return;
     uv_timer_start(&server->probe_timer, on_probe, PROBE_TICK_MS, PROBE_TICK_MS);

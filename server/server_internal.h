@@ -98,9 +98,10 @@ struct srv_conn {
     bool cut;           /* shutdown() was called */
     bool half_closed;   /* the peer has sent its FIN */
     bool takes_interim; /* the peer takes answers with status 1xx */
-    uint64_t probe_ns;  /* half-closed: when to look next whether the peer has left */
-    bool early;         /* it was answered before its request had arrived whole */
-    srv_req *req;       /* the request that it carries now; NULL between two requests */
+    unsigned n_probes;
+    uint64_t probe_ns; /* half-closed: when to look next whether the peer has left */
+    bool early;        /* it was answered before its request had arrived whole */
+    srv_req *req;      /* the request that it carries now; NULL between two requests */
 };
 
 /* conns.c */

@@ -54,6 +54,7 @@ static void start(void) {
     srv_listener_init(&server->main, server, 64);
     srv_listener_init(&server->admin, server, 8);
     if (uv_loop_init(&server->loop) != 0 ||
+        uv_timer_init(&server->loop, &server->probe_timer) != 0 ||
         srv_mhd_open(&server->main, listen_somewhere(), &e) != 0)
         abort();
 }
