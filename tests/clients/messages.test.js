@@ -14,7 +14,7 @@ before(async () => {
 });
 after(() => server.stop());
 
-const ask = { model, messages: verse, max_tokens: 8, temperature: 0 };
+const ask = { model, messages: verse, max_tokens: 4, temperature: 0 };
 const given = tools.map((t) => ({ name: t.name, description: t.description, input_schema: t.parameters }));
 const say = (more) => client.messages.create({ ...ask, ...more });
 const events = async (more) => {
@@ -36,10 +36,10 @@ describe("answers", () => {
         assert.match(m.id, /^msg_/);
         assert.deepEqual([m.type, m.role, m.model, m.stop_reason, m.stop_sequence], ["message", "assistant", model, "max_tokens", null]);
         assert.deepEqual(m.content.map((b) => b.type), ["text"]);
-        const chat = await server.post("/v1/chat/completions", { model, messages: verse, temperature: 0, max_tokens: 8 });
+        const chat = await server.post("/v1/chat/completions", { model, messages: verse, temperature: 0, max_tokens: 4 });
         assert.equal(m.content[0].text, chat.json.choices[0].message.content);
         assert.equal(m.usage.input_tokens + (m.usage.cache_read_input_tokens ?? 0), chat.json.usage.prompt_tokens);
-        assert.equal(m.usage.output_tokens, 8);
+        assert.equal(m.usage.output_tokens, 4);
     });
 
     test("its events begin and end each block once, and add up to the message", async () => {
@@ -53,7 +53,7 @@ describe("answers", () => {
         const text = list.filter((e) => e.delta?.type === "text_delta").map((e) => e.delta.text).join("");
         assert.equal(text, (await say({})).content[0].text);
         const delta = list.find((e) => e.type === "message_delta");
-        assert.deepEqual([delta.delta.stop_reason, delta.delta.stop_sequence, delta.usage.output_tokens], ["max_tokens", null, 8]);
+        assert.deepEqual([delta.delta.stop_reason, delta.delta.stop_sequence, delta.usage.output_tokens], ["max_tokens", null, 4]);
         assert.deepEqual([...new Set(list.filter((e) => "index" in e).map((e) => e.index))], [0]);
     });
 
@@ -171,7 +171,7 @@ describe("what agents send", () => {
 
     test("thinking may be switched off, left to the model or given a budget", async () => {
         for (const thinking of [{ type: "disabled" }, { type: "adaptive" }, { type: "enabled", budget_tokens: 1024 }]) {
-            assert.ok((await say({ thinking, max_tokens: thinking.budget_tokens ? 2048 : 8 })).content.length > 0, JSON.stringify(thinking));
+            assert.ok((await say({ thinking, max_tokens: thinking.budget_tokens ? 2048 : 4 })).content.length > 0, JSON.stringify(thinking));
         }
     });
 

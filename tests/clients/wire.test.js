@@ -180,7 +180,7 @@ test("a misspelt field is listed in warnings when the server runs with --warn-un
 test("messages of errors say the rule: a number that is too large, a prompt that leaves no room", async () => {
     const message = (more) => client.chat.completions.create({ ...ask, ...more }).then(() => assert.fail("accepted"), (e) => e.message);
     assert.match(await message({ temperature: 1e300 }), /temperature.*2/);
-    for (const digits of ["99999999999999999999", "1e400"]) {
+    for (const digits of ["99999999999999999999", "1e30"]) {
         const r = await server.post("/v1/chat/completions", `{"model":"demo","messages":[{"role":"user","content":"hi"}],"n":${digits}}`);
         assert.equal(r.status, 400);
         assert.equal(r.json.error.param, "n");

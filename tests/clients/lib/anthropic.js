@@ -41,7 +41,7 @@ export function messagesBody(q) {
 function read(m) {
     const text = m.content.filter((b) => b.type === "text").map((b) => b.text).join("");
     return {
-        text, texts: [text], finish: finishes[m.stop_reason], usage: { input: m.usage.input_tokens, output: m.usage.output_tokens },
+        text, texts: [text], finish: finishes[m.stop_reason], usage: { input: m.usage.input_tokens + (m.usage.cache_read_input_tokens ?? 0), output: m.usage.output_tokens },
         calls: m.content.filter((b) => b.type === "tool_use").map((b) => ({ id: b.id, name: b.name, args: b.input })), object: m.parsed_output, id: m.id,
     };
 }
