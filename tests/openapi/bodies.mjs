@@ -10,7 +10,7 @@ const schema = (r, depth = 0) => {
     case 1: return { enum: ["a", "b", 3, null] };
     case 2: return { type: "integer", minimum: 0, maximum: 9 };
     case 3: return { const: "x" };
-    case 4: return { type: "string", maxLength: 6 };
+    case 4: return r.pick([{ type: "string", maxLength: 6 }, { type: "string", pattern: "^[a-c]{1,3}$" }, { type: "string", format: "date" }, { type: "number", minimum: 0.5, maximum: 2 }, { type: "integer", minimum: 0, maximum: 50, multipleOf: 5 }, {}, true, { not: { type: "null" } }]);
     case 5: return { type: "array", items: schema(r, depth + 1), minItems: 1, maxItems: 2 };
     case 6: return { anyOf: [schema(r, depth + 1), { type: "null" }] };
     default: return object(r, depth);
@@ -21,22 +21,23 @@ const object = (r, depth = 0) => {
     return { type: "object", properties, required: Object.keys(properties).slice(0, r.below(4)), additionalProperties: false };
 };
 const functionOf = (r, name) => ({ name, description: text(r), parameters: object(r) });
+const efforts = ["none", "minimal", "low", "medium", "high", "xhigh", "max", null];
 const names = ["weather", "clock", "find_verse"];
 const some = (r, p, make) => (r.chance(p) ? make() : {});
 
 // What completion and chat share. Each value is one that a server must take.
 const sampling = (r) => ({
-    ...some(r, 0.5, () => ({ temperature: r.pick([0, 0.7, 1, 2, null]) })), ...some(r, 0.3, () => ({ top_p: r.pick([0.1, 1, null]) })),
+    ...some(r, 0.5, () => ({ temperature: r.pick([0, 0.7, 1, 2, null]) })), ...some(r, 0.3, () => ({ top_p: r.pick([0, 0.1, 1, null]) })),
     ...some(r, 0.3, () => ({ seed: r.pick([0, 42, -7, null]) })), ...some(r, 0.2, () => ({ frequency_penalty: r.pick([-2, 0, 1.5]) })),
-    ...some(r, 0.2, () => ({ presence_penalty: r.pick([-2, 0, 2]) })), ...some(r, 0.2, () => ({ stop: r.pick(["a", ["b", "the"], null, []]) })),
+    ...some(r, 0.2, () => ({ presence_penalty: r.pick([-2, 0, 2]) })), ...some(r, 0.2, () => ({ stop: r.pick(["a", ["b", "the"], null, [], "", [""], Array(16).fill("z".repeat(256))]) })),
     ...some(r, 0.15, () => ({ n: r.pick([1, 2, null]) })), ...some(r, 0.15, () => ({ user: "me" })), ...some(r, 0.15, () => ({ logit_bias: { [r.below(2000)]: r.pick([-100, 1, 100]) } })),
     ...some(r, 0.1, () => ({ min_p: 0.1 })), ...some(r, 0.1, () => ({ top_k: r.pick([5, -1, 0]) })), ...some(r, 0.1, () => ({ repetition_penalty: 1.1 })),
     ...some(r, 0.1, () => ({ return_depth: true })), ...some(r, 0.1, () => ({ depth: { max_loops: 1 + r.below(8) } })),
     ...some(r, 0.3, () => ({ stream: true, ...some(r, 0.5, () => ({ stream_options: { include_usage: r.chance(0.5) } })) })),
 });
 
-const talk = (r) => {
-    const turns = [];
+const talk = (r, rules = false) => {
+    const turns = rules && r.chance(0.3) ? [{ role: r.pick(["system", "developer"]), content: "Be brief." }] : [];
     for (let i = r.below(3); i > 0; i--) turns.push({ role: "user", content: text(r) || "x" }, { role: "assistant", content: text(r) || "y" });
     return [...turns, { role: "user", content: r.chance(0.3) ? [{ type: "text", text: text(r) || "x" }] : text(r) || "x" }];
 };
@@ -44,33 +45,34 @@ const talk = (r) => {
 const structured = (r) => {
     const name = r.pick(names), pick = r.below(5);
     if (pick === 0) return { response_format: { type: "json_schema", json_schema: { name: "s", schema: schema(r) } } };
-    if (pick === 1) return { response_format: { type: "json_object" } };
+    if (pick === 1) return r.pick([{ response_format: { type: "json_object" } }, { response_format: { type: "json_object", schema: object(r) } }, { guided_json: object(r) }, { structured_outputs: { json: object(r) } }, { tools: [] }, { tools: [{ type: "web_search" }] }, { modalities: ["text"] }, { function_call: "none" }]);
     if (pick > 3) return {};
     return { tools: [{ type: "function", function: functionOf(r, name) }], tool_choice: r.pick(["auto", "none", "required", { type: "function", function: { name } }]) };
 };
 
 const exchangeOf = (r) => [
-    { role: "assistant", content: null, tool_calls: [{ id: "c1", type: "function", function: { name: "weather", arguments: r.pick(['{"a":1}', "{}", '{"a":{"b":[1,"x"]}}']) } }] },
+    { role: "assistant", content: null, tool_calls: [{ id: "c1", type: "function", function: { name: "weather", arguments: r.pick(["", "not json", '{"a":1}', "{}", '{"a":{"b":[1,"x"]}}']) } }] },
     { role: "tool", tool_call_id: "c1", content: text(r) || "dry" },
 ];
 
 // Each makes a body that must be answered with 200.
 export const sound = {
     "/v1/completions": (r) => ({
-        model, prompt: r.pick([text(r) || "x", ["a", "b"], [5, 6, 7], [[5], [6, 7]]]), max_tokens: 1 + r.below(4), ...sampling(r),
-        ...some(r, 0.15, () => ({ logprobs: r.below(6) })), ...some(r, 0.1, () => ({ echo: true })), ...some(r, 0.1, () => ({ return_token_ids: true, ignore_eos: true })),
+        model, prompt: r.pick([text(r) || "x", ["a", "b"], [5, 6, 7], [[5], [6, 7]]]), max_tokens: r.chance(0.05) ? 100000 : 1 + r.below(4), ...sampling(r),
+        ...some(r, 0.15, () => ({ logprobs: r.below(21) })), ...some(r, 0.1, () => ({ echo: true })), ...some(r, 0.1, () => ({ return_token_ids: true, ignore_eos: true })),
     }),
     "/v1/chat/completions": (r) => ({
-        model, messages: [...talk(r), ...(r.chance(0.15) ? exchangeOf(r) : [])], max_completion_tokens: 1 + r.below(5), ...sampling(r), ...structured(r),
-        ...some(r, 0.15, () => ({ logprobs: true, top_logprobs: r.below(21) })), ...some(r, 0.2, () => ({ reasoning_effort: r.pick(["minimal", "low", "medium", "high", null]) })),
+        model, messages: [...talk(r, true), ...(r.chance(0.15) ? exchangeOf(r) : [])], max_completion_tokens: 1 + r.below(5), ...sampling(r), ...structured(r),
+        ...some(r, 0.15, () => ({ logprobs: true, top_logprobs: r.below(21) })), ...some(r, 0.2, () => ({ reasoning_effort: r.pick(efforts) })),
     }),
     "/v1/responses": (r) => {
         const name = r.pick(names);
         return {
             model, max_output_tokens: 1 + r.below(5), ...some(r, 0.3, () => ({ stream: true })), ...some(r, 0.3, () => ({ temperature: r.pick([0, 1]) })),
             input: r.pick([text(r) || "x", [{ role: "user", content: text(r) || "x" }], [{ type: "message", role: "user", content: [{ type: "input_text", text: "x" }] }],
-                [{ role: "user", content: "x" }, { type: "function_call", call_id: "c1", name, arguments: "{}" }, { type: "function_call_output", call_id: "c1", output: "dry" }]]),
-            ...some(r, 0.2, () => ({ reasoning: { effort: r.pick(["minimal", "low", "medium", "high", null]) } })),
+                [{ role: "user", content: "x" }, { type: "function_call", call_id: "c1", name, arguments: "{}" }, { type: "function_call_output", call_id: "c1", output: "dry" }],
+                [{ role: "user", content: "x" }, { type: "reasoning", id: "rs_1", summary: [] }, { type: "item_reference", id: "m" }, { role: "user", content: "y" }]]),
+            ...some(r, 0.2, () => ({ reasoning: { effort: r.pick(efforts) } })),
             ...(r.chance(0.2) ? { text: { format: { type: "json_schema", name: "s", schema: schema(r) } } }
                 : some(r, 0.3, () => ({ tools: [{ type: "function", strict: false, ...functionOf(r, name) }], tool_choice: r.pick(["auto", "none", "required", { type: "function", name }]) }))),
         };
