@@ -303,7 +303,7 @@ static bool free_key(const api__automaton *machine, const api__frame *frame) {
            (node->required_left == NULL || frame->count < node->max);
 }
 
-/* A key that is a string with a node of its own. The frame below it waits for the colon. */
+/* A key of a node of its own. The frame below it waits for the colon. */
 static void begin_key_node(api__automaton *machine, api__frame frame, uint16_t key, uint16_t value,
                            api__readings *out) {
     frame.sub = O_COLON;

@@ -14,8 +14,8 @@
  * - strings: minLength, maxLength, pattern (regex_internal.h), format (date, time, date-time,
  *   duration, uuid, email, hostname, ipv4, ipv6, uri, json-pointer)
  * - numbers: minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf
- * - type absent: the types that the schema's keywords speak of
- * Known keywords that constrain and cannot be enforced (not, if, contains, uniqueItems,
+ * - type absent: the types of the schema's keywords
+ * Known keywords beyond these (not, if, contains, uniqueItems,
  * dependentRequired, …, and a pattern beyond the limits) are refused by name if the schema is
  * strict, and otherwise left out. So is, if strict, oneOf unless its schemas have no value in
  * common. Unknown keywords and unknown formats are annotations.
@@ -25,7 +25,7 @@
  *   last
  * - keys, enum and const values: as compact JSON writes them. Additional keys have no escapes if
  *   properties are declared
- * - keys that match several entries of patternProperties may not come; no undeclared key comes if
+ * - a key may match one entry of patternProperties only; no undeclared key comes if
  *   minProperties asks for two more than are required and the declared ones suffice
  * - blanks: after { [ , : and before } ]; each time one space, or (except after a colon) a newline
  *   and an indentation of spaces or tabs; at most API__MAX_BLANKS; none around the whole value
@@ -74,7 +74,7 @@ uint8_t api__type_of_name(const char *name);     /* 0: unknown, or name is NULL 
 uint8_t api__type_of_value(const json_t *value); /* an integer is a number, too */
 /* The types that a schema or the schemas combined in it name; 0: none. root: start of $ref. */
 uint8_t api__schema_types(const json_t *schema, const json_t *root);
-/* The types that a schema's keywords speak of. */
+/* The types of a schema's keywords. */
 uint8_t api__schema_implied(const json_t *schema);
 /* Follows "#/$defs/a~1b" from root. NULL: no such place. */
 const json_t *api__schema_follow(const json_t *root, const char *ref);
@@ -137,8 +137,8 @@ typedef struct {
     uint8_t places;    /* ranged numbers: digits after the point of a unit */
     uint32_t min, max; /* items, characters or properties; UINT32_MAX: no limit */
     int64_t low, high; /* ranged numbers, in units */
-    int64_t step;      /* ranged numbers are multiples of it, in units */
-    const struct api__dfa *dfa; /* strings, texts: what their characters match, or NULL */
+    int64_t step;      /* ranged numbers are multiples of this, in units */
+    const struct api__dfa *dfa; /* strings, texts: matches the characters, or NULL */
     const api__keyed *keyed;
     api__name
         *names; /* properties or tags in the schema's order; values of an enum in byte order */
@@ -150,7 +150,7 @@ typedef struct {
     uint16_t *required_from;
     uint8_t *least_need;
     /* Objects with counted properties: for each property p and for the end, how many properties
-     * from p on are required, and how many can be there at any depth at which the object can. NULL:
+     * from p on are required, and how many fit at the greatest depth of the object. NULL:
      * min and max always hold. */
     uint16_t *required_left, *possible_left;
     uint16_t *items; /* prefixItems; alternatives */
@@ -167,7 +167,7 @@ typedef struct {
     api__kept *kept; /* its entry in the cache of compiled schemas (cache.c), or NULL */
 } api__grammar;
 
-/* schema NULL: any JSON object. strict: ERR_UNSUPPORTED names a keyword that cannot be enforced;
+/* schema NULL: any JSON object. strict: ERR_UNSUPPORTED names a keyword beyond the enforced ones;
  * else such keywords are left out. `param` names the field in errors. ERR_BAD_PARAM: the schema is
  * malformed, or no value matches it. */
 int api__grammar_compile(api__grammar **out, const json_t *schema, bool strict, const char *param,
@@ -237,7 +237,8 @@ typedef struct {
         uint32_t chars;  /* strings: characters begun */
         uint32_t digits; /* numbers: digits of the current part */
         struct {
-            uint16_t ranged_digits, after_point; /* ranged numbers: all digits, and those so far */
+            uint16_t ranged_digits,
+                after_point; /* ranged numbers: digits in all, and after the point */
         };
     };
     uint32_t depth; /* frames in the stack, with this one on top */

@@ -38,8 +38,8 @@ static int64_t gcd(int64_t one, int64_t other) {
     return one;
 }
 
-/* Is there a number of size low..high, with this sign, that is in range and a multiple of both the
- * node's step and `grid`? */
+/* Is some number of size low..high, with this sign, in range and a multiple of both the node's step
+ * and `grid`? */
 static bool holds(const api__node *node, bool negative, int64_t low, int64_t high, int64_t grid) {
     if (high > API__MOST_UNITS) high = API__MOST_UNITS;
     int64_t from = negative ? -high : low, to = negative ? -low : high;
@@ -53,9 +53,9 @@ static bool holds(const api__node *node, bool negative, int64_t low, int64_t hig
     return first <= to;
 }
 
-/* Is there a number in range that begins with these digits? whole: more digits may come before the
+/* Does some number in range begin with these digits? whole: more digits may come before the
  * point. after: digits after the point so far. All digits together fit into API__RANGED_DIGITS, and
- * those after the point into units. */
+ * the digits after the point into units. */
 static bool reaches(const api__node *node, bool negative, int64_t value, int digits, int after,
                     bool whole) {
     int left = node->places - after;
@@ -102,7 +102,7 @@ static bool in_range(const api__node *node, const api__frame *frame) {
 
 /* ---- digits ---- */
 
-/* One more digit of a part that may have `most`. */
+/* One more digit of a part of at most `most` digits. */
 static bool take_digit(const api__node *node, api__frame *frame, uint8_t byte, uint32_t most) {
     if (node->ranged) return ranged_digit(node, frame, byte);
     return ++frame->digits <= most;

@@ -1,6 +1,6 @@
 /* constrain_values.c - the bytes of strings and texts. A frame goes from state to state; no stack
- * is needed. A pattern sees whole characters, however they are written, and each byte is checked to
- * lead to one that it allows. */
+ * is needed. A pattern sees whole characters, however they are written. Each byte must lead to a
+ * character of the pattern. */
 #include "api/grammar/automaton_internal.h"
 #include "api/grammar/regex_internal.h"
 
@@ -35,7 +35,7 @@ static int hex(uint8_t byte) {
     return byte >= 'a' && byte <= 'f' ? byte - 'a' + 10 : -1;
 }
 
-/* ---- characters that a pattern decides about ---- */
+/* ---- characters under a pattern ---- */
 
 /* May a character of from..to come next? It has been counted already. */
 static bool some(const api__node *node, const api__frame *frame, uint32_t from, uint32_t to) {
@@ -69,7 +69,7 @@ static bool take_utf8(const api__node *node, api__frame *frame, uint8_t byte) {
 
 /* ---- escapes ---- */
 
-/* The characters of \uXXXX after some of its digits, and those of the pairs that it may begin. */
+/* Tries the characters of \uXXXX after some of its digits, and of the pairs beginning so. */
 static bool some_unit(const api__node *node, const api__frame *frame) {
     unsigned shift = 4u * (4u - frame->hex_digits);
     uint32_t from = (uint32_t)frame->code_unit << shift, to = from + (1u << shift) - 1;
@@ -98,7 +98,7 @@ static bool hex_digit(const api__node *node, api__frame *frame, uint8_t byte) {
     return some(node, frame, from, from + 0x3ff);
 }
 
-/* Reads one digit of the second half of a pair: its ten bits follow those of the first. */
+/* Reads one digit of the second half of a pair: its ten bits follow the ten of the first. */
 static bool low_digit(const api__node *node, api__frame *frame, uint8_t byte) {
     int digit = hex(byte);
     uint32_t bits = frame->code_unit;

@@ -1,8 +1,7 @@
 /* regex_dfa.c - one deterministic automaton from the states of several patterns.
  *
- * A state of the DFA is the set of states that the patterns may be in. Characters that no set tells
- * apart form a class. States that lead to no end are cut off, so whoever follows the DFA never gets
- * stuck. */
+ * A state of the DFA is a set of states of the patterns. Characters in the same sets form a class.
+ * States without a way to an end are cut off, so no text runs into a dead end. */
 #include "api/grammar/regex_internal.h"
 #include "base/hash.h"
 #include "base/size.h"
@@ -57,7 +56,7 @@ static int by_value(const void *left, const void *right) {
     return (one > other) - (one < other);
 }
 
-/* Cuts all characters into intervals that no set divides. */
+/* Cuts all characters into intervals; no set divides one. */
 static int find_bounds(builder *build) {
     const api__regex *regex = build->regex;
     uint32_t *bounds = array_new(2u * regex->n_ranges + 5, sizeof *bounds);
@@ -121,7 +120,7 @@ static bool same_column(const uint64_t *rows, size_t words, uint16_t n_sets, uin
     return true;
 }
 
-/* Intervals in the same sets have one class. Class 0 has the characters that never come. */
+/* Intervals in the same sets have one class. Class 0 has the forbidden characters. */
 static int find_classes(builder *build) {
     api__dfa *dfa = build->dfa;
     const uint16_t n_sets = build->regex->n_sets;
@@ -165,7 +164,8 @@ static bool marked(const builder *build, uint16_t state) {
     return build->mark[state / 64] >> state % 64 & 1;
 }
 
-/* Marks a state and those reached from it without a character. start, end: of the text, here. */
+/* Marks a state and all states reached from it without a character. start, end: of the text, here.
+ */
 static void reach(builder *build, uint16_t state, bool start, bool end) {
     size_t n = 0;
     build->stack[n++] = state;
@@ -181,8 +181,8 @@ static void reach(builder *build, uint16_t state, bool start, bool end) {
     }
 }
 
-/* Takes a part's marked states over into the list; false: this part allows no text any more. A part
- * that has matched stays so, whatever follows. */
+/* Takes a part's marked states over into the list; false: this part allows no text any more. After
+ * a match any text may follow. */
 static bool take_part(builder *build, uint16_t i) {
     const api__regex *regex = build->regex;
     uint16_t from = build->n_list, match = regex->parts[i].first;
@@ -332,7 +332,7 @@ static int find_least(builder *build) {
     return rc;
 }
 
-/* Copies the table without edges to states that lead to no end. */
+/* Copies the table without edges to states that have no way to an end. */
 static int copy_table(builder *build) {
     api__dfa *dfa = build->dfa;
     size_t n = (size_t)dfa->n_states * dfa->n_classes;

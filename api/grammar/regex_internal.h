@@ -1,8 +1,8 @@
 /* regex_internal.h - regular expressions of JSON Schema as automata over characters.
  *
  * regex_parse.c reads ECMA-262 patterns into states with several ways on. regex_dfa.c turns the
- * states of one or more patterns into one deterministic automaton (DFA), which holds if all of them
- * hold. A pattern matches anywhere in a text unless ^ and $ tie it to the ends.
+ * states of one or more patterns into one deterministic automaton (DFA), matching if all of them
+ * match. A pattern matches anywhere in a text unless ^ and $ tie it to the ends.
  *
  * Supported: characters, escapes (\t \n \v \f \r \0 \cX \xHH \uHHHH \u{H} \d \D \w \W \s \S, and
  * any escaped punctuation), the dot, classes, groups with and without a name, alternatives, ^, $,
@@ -29,7 +29,7 @@ enum {
 
 typedef enum {
     API__RE_OK,
-    API__RE_UNSUPPORTED, /* why says what is not supported or not well formed */
+    API__RE_UNSUPPORTED, /* `why` says more */
     API__RE_COSTLY,      /* the pattern needs too many states or too much time */
     API__RE_EMPTY,       /* no text fits */
     API__RE_NO_MEMORY
@@ -66,12 +66,11 @@ typedef struct {
 
 int api__regex_init(api__regex *regex, uint64_t *fuel) WARN_UNUSED; /* -1: out of memory */
 void api__regex_deinit(api__regex *regex);
-/* Adds a pattern that texts must match or, if it is not wanted, must not match. An unsupported
+/* Adds a pattern: texts must match it or, if it is not wanted, must not match it. An unsupported
  * pattern changes nothing. */
 api__re_result api__regex_add(api__regex *regex, const char *pattern, size_t n,
                               bool wanted) WARN_UNUSED;
-/* The same for a pattern that only the text `literal` matches or, if inside, any text that holds
- * it. */
+/* The same for the text `literal` as a whole or, if inside, anywhere in a text. */
 api__re_result api__regex_add_literal(api__regex *regex, const char *literal, size_t n, bool inside,
                                       bool wanted) WARN_UNUSED;
 

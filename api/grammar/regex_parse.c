@@ -1,6 +1,6 @@
 /* regex_parse.c - reads a pattern of ECMA-262 into states.
  *
- * The pattern becomes a tree first, because a repeat copies a part of it. States are made from the
+ * The pattern becomes a tree first, because a repeat copies a subtree. States are made from the
  * end of the pattern to its beginning, so each knows its next. */
 #include "api/grammar/regex_internal.h"
 #include "base/size.h"
@@ -76,8 +76,8 @@ static void add_range(parser *reader, uint32_t from, uint32_t to) {
     }
 }
 
-/* Sorts the ranges from `first` on, joins those that touch and, if negated, takes what lies
- * between. */
+/* Sorts the ranges from `first` on, joins ranges that touch and, if negated, takes the gaps
+ * instead. */
 static void tidy(parser *reader, uint16_t first, bool negated) {
     api__regex *regex = reader->regex;
     api__re_range *list = &regex->ranges[first];
@@ -237,7 +237,7 @@ static bool at_class(const parser *reader) { /* \d and the like */
            strchr("dDwWsS", reader->at[1]) && reader->at[1];
 }
 
-/* Adds one member of a class. True: it is a single character, which may begin a range. */
+/* Adds one member of a class. True: it is a single character and may begin a range. */
 static bool read_member(parser *reader, uint32_t *character) {
     if (at_class(reader)) {
         add_class(reader, reader->at[1]);
@@ -445,7 +445,7 @@ static uint16_t emit_repeat(parser *reader, const tree_node *node, uint16_t next
     return start;
 }
 
-/* The first state of a part that goes on to `next`. Recursion is as deep as groups are nested. */
+/* The first state of a part; `next` follows the part. Recursion is as deep as groups are nested. */
 static uint16_t emit(parser *reader, uint16_t id, uint16_t next) {
     const tree_node *node = &reader->tree[id];
     uint16_t start = next, part = node->last;
@@ -468,7 +468,7 @@ static uint16_t emit(parser *reader, uint16_t id, uint16_t next) {
     return start;
 }
 
-/* Does every text that matches begin at the start? Then no characters need to be skipped. */
+/* Does every match begin at the start of the text? Then no characters need to be skipped. */
 static bool is_tied(const parser *reader, uint16_t id) {
     const tree_node *node = &reader->tree[id];
     uint16_t part = node->last;

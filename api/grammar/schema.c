@@ -173,7 +173,7 @@ static int item_node(api__compiler *comp, const api__pending *item, size_t i, ui
     return parts.none ? 0 : api__parts_node(comp, &parts, 0, API__FORM_JSON, out);
 }
 
-/* Finds the number of items with a schema of their own, and checks what cannot be enforced. */
+/* Finds the number of items with a schema of their own, and checks the other keywords. */
 static int measure_array(api__compiler *comp, const api__node *node, const api__pending *item,
                          size_t *n) {
     *n = 0;

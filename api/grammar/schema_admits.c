@@ -1,5 +1,5 @@
-/* schema_admits.c - whether a schema allows a value that is known when it is compiled: one of an
- * enum, or the name of a property. */
+/* schema_admits.c - whether a schema allows a value. The value is one of an enum, or the name of
+ * a property. */
 #include "api/grammar/schema_internal.h"
 
 #include <string.h>
@@ -12,7 +12,7 @@ typedef struct {
     int nested;
 } judge;
 
-/* All of these return 1: yes, or nobody knows; 0: no; -1: error. */
+/* All of these return 1: yes, or unknown; 0: no; -1: error. */
 static int admits(judge *self, const api__part *part, const json_t *value);
 
 static int admits_schema(judge *self, const json_t *schema, const json_t *value) {

@@ -1,5 +1,5 @@
-/* schema_apart.c - whether two schemas have no value in common, as far as that is easy to see: by
- * their types, their values, or a property that tells objects apart. */
+/* schema_apart.c - whether two schemas have no value in common, judged by their
+ * types, their values, or a property required in objects. */
 #include "api/grammar/schema_internal.h"
 
 #include <string.h>
@@ -24,7 +24,7 @@ static bool refused(api__compiler *comp, const api__parts *parts, const json_t *
     return false;
 }
 
-/* True if one lists its values, and the other allows none of them. */
+/* True if one lists its values, and the other refuses each. */
 static bool lists_others(api__compiler *comp, const api__parts *one, const api__parts *other) {
     for (uint16_t i = 0; i < one->n; i++) {
         const json_t *only = json_object_get(one->list[i].schema, "const"),
@@ -38,7 +38,7 @@ static bool lists_others(api__compiler *comp, const api__parts *one, const api__
     return false;
 }
 
-/* What a list says of the values of a key. */
+/* All schemas for the values of a key. */
 static int key_parts(api__compiler *comp, const api__parts *from, const char *key,
                      api__parts *out) {
     *out = (api__parts){.root = from->root};
@@ -52,7 +52,7 @@ static int key_parts(api__compiler *comp, const api__parts *from, const char *ke
     return 0;
 }
 
-/* True if one requires a key for which the two have no value in common. */
+/* True if one requires a key, and the two have no value of the key in common. */
 static bool has_mark(api__compiler *comp, const api__parts *one, const api__parts *other,
                      int nested) {
     for (uint16_t i = 0; i < one->n; i++) {

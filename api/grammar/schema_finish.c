@@ -47,8 +47,7 @@ static int flatten(api__grammar *grammar, uint16_t id, const char *param, err *e
     return 0;
 }
 
-/* The need of the properties without which an object has too few: the smallest of those that are
- * not required. */
+/* The need of the properties counted by min: the smallest ones besides the required. */
 static uint8_t need_of_count(const api__grammar *grammar, const api__node *node) {
     uint16_t count[API__MAX_STACK + 2] = {0};
     uint32_t missing = node->min;

@@ -1,6 +1,6 @@
 /* schema_internal.h - shared by the files that compile schemas to grammars.
  *
- * - schema_keywords.c  what each keyword is, and schemas combined in one list (allOf, $ref)
+ * - schema_keywords.c  the role of each keyword, and lists of schemas (allOf, $ref)
  * - schema.c           nodes, alternatives, arrays, and the order of work
  * - schema_object.c    objects
  * - schema_string.c    strings: lengths, patterns, formats
@@ -32,13 +32,13 @@ typedef enum {
     API__FORM_TAG_END,    /* the end of a call */
 } api__form_kind;
 
-/* A schema. skips: its anyOf or oneOf stands in the list as the branch that was chosen. */
+/* A schema. skips: its anyOf or oneOf stands in the list as one branch. */
 typedef struct {
     const json_t *schema;
     bool skips_any, skips_one;
 } api__part;
 
-/* Schemas that all hold, without $ref, allOf, true, or schemas that say nothing. */
+/* Schemas for one value, all in force, without $ref, allOf, true, or empty ones. */
 typedef struct {
     api__part list[API__MAX_PARTS];
     uint16_t n;
@@ -46,15 +46,15 @@ typedef struct {
     const json_t *root; /* start of $ref */
 } api__parts;
 
-/* What is compiled into the node of the same index. */
+/* The source of the node of the same index. */
 typedef struct {
     const api__part *parts;
     const json_t *root;
     uint16_t n_parts;
     uint8_t types; /* API__TYPE_* allowed for the node; 0: types of the schemas */
     uint8_t form;  /* api__form_kind */
-    bool strict;   /* a keyword that cannot be held is an error; else it is left out */
-    const struct api__pattern *keys; /* patterns that a key must match, too */
+    bool strict;   /* refuses keywords beyond the enforced ones; else they are left out */
+    const struct api__pattern *keys; /* further patterns of a key */
     uint16_t n_keys;
 } api__pending;
 
@@ -74,34 +74,34 @@ typedef struct {
     uint64_t fuel;      /* left for patterns */
     api__known_dfa *known;
     uint16_t n_known;
-    char why[160]; /* the first reason why some part allows no value; empty: none */
+    char why[160]; /* the first reason why a part allows no value, or empty */
     const char *param;
     err *error;
 } api__compiler;
 
-/* Compiles what the root is and all that it needs. parts NULL: any object. */
+/* Compiles the root and everything below it. parts NULL: any object. */
 int api__compile_from(api__grammar **out, api__pending root, const char *only, const char *param,
                       err *e) WARN_UNUSED;
 
 /* Errors; all return -1. */
 int api__schema_wrong(api__compiler *comp, const char *fmt, ...) PRINTF_LIKE(2, 3);
 int api__schema_no_memory(api__compiler *comp);
-/* A keyword that cannot be held: an error if the schema is strict, else 0. */
+/* A keyword beyond the enforced ones: an error if the schema is strict, else 0. */
 int api__schema_unheld(api__compiler *comp, const char *keyword, const char *where);
 
 /* ---- lists of schemas ---- */
 
-/* Adds a schema, with all that its $ref and allOf lead to. */
+/* Adds a schema, and the schemas of its $ref and allOf. */
 int api__parts_add(api__compiler *comp, api__parts *parts, const json_t *schema) WARN_UNUSED;
-/* Adds one schema alone, unless it says nothing beside what it skips. */
+/* Adds one schema alone, unless it is empty beside the keyword it skips. */
 int api__parts_keep(api__compiler *comp, api__parts *parts, api__part part) WARN_UNUSED;
-/* The types that the schemas allow; numbers have the bit of integers, too. *open: no keyword speaks
- * of types. */
+/* The types of a value of the schemas; numbers have the bit of integers, too. *open: no keyword
+ * names or implies one. */
 int api__parts_types(api__compiler *comp, const api__part *parts, uint16_t n, uint8_t *out,
                      bool *open) WARN_UNUSED;
-/* The types that a value of `type` names. 0 after an error. */
+/* The types named by a value of `type`. 0 after an error. */
 uint8_t api__schema_named_types(api__compiler *comp, const json_t *type);
-/* The greatest (most) or least count that the schemas give for a keyword, or `otherwise`. */
+/* The greatest (most) or least count given for a keyword, or `otherwise`. */
 int api__parts_count(api__compiler *comp, const api__pending *item, const char *key, bool most,
                      uint32_t otherwise, uint32_t *out) WARN_UNUSED;
 const json_t *api__schema_resolve(api__compiler *comp, const json_t *root, const char *ref,
@@ -109,16 +109,16 @@ const json_t *api__schema_resolve(api__compiler *comp, const json_t *root, const
 
 /* ---- nodes ---- */
 
-/* The node of schemas that all hold, compiled later. Equal lists have one node. */
+/* The node of a list of schemas, compiled later. Equal lists have one node. */
 int api__parts_node(api__compiler *comp, const api__parts *parts, uint8_t types,
                     api__form_kind form, uint16_t *out) WARN_UNUSED;
 int api__pending_node(api__compiler *comp, api__pending item, uint16_t *out) WARN_UNUSED;
 int api__schema_node(api__compiler *comp, const json_t *schema, const json_t *root,
                      uint16_t *out) WARN_UNUSED;
-/* The node of something that is no schema, such as a function. */
+/* The node of something else, such as a function. */
 int api__form_node(api__compiler *comp, const json_t *thing, const json_t *root,
                    api__form_kind form, uint16_t *out) WARN_UNUSED;
-/* Makes a node that allows no value, and keeps the reason if it is the first. */
+/* Makes a node without values, and keeps the reason if it is the first. */
 int api__schema_none(api__compiler *comp, api__node *node, const char *fmt, ...) PRINTF_LIKE(3, 4);
 int api__schema_alternatives(api__compiler *comp, api__node *node, size_t n) WARN_UNUSED;
 /* Splits a list at its first anyOf or oneOf into a node of alternatives. *split: there was one. */
@@ -172,7 +172,7 @@ int api__decimal_order(const json_t *left, const json_t *right);
 /* Is the number a multiple? */
 bool api__decimal_multiple(const json_t *number, const json_t *of);
 
-/* Does a schema allow a value? 1: yes, or nobody knows; 0: no; -1: error. */
+/* Does a schema allow a value? 1: yes, or unknown; 0: no; -1: error. */
 int api__schema_admits(api__compiler *comp, const api__part *part, const json_t *root,
                        const json_t *value) WARN_UNUSED;
 /* True if no value fits both. False: perhaps some does. */

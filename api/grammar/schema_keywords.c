@@ -1,7 +1,7 @@
-/* schema_keywords.c - what each keyword of JSON Schema is, and lists of schemas that all hold.
+/* schema_keywords.c - the role of each keyword of JSON Schema, and lists of schemas.
  *
- * allOf, $ref and what stands beside them become one list, so that a node sees all that holds for
- * its value. A keyword that is unknown is an annotation (JSON Schema core, 4.3.1). */
+ * allOf, $ref and the keywords beside them become one list, so a node sees every schema of its
+ * value. An unknown keyword is an annotation (JSON Schema core, 4.3.1). */
 #include "api/grammar/schema_internal.h"
 
 #include <math.h>
@@ -32,7 +32,7 @@ int api__schema_no_memory(api__compiler *comp) {
 /* ---- keywords ---- */
 
 /* PLAIN: enforced. COMBINES: holds schemas for the same value. UNHELD: constrains, and cannot be
- * enforced. Keywords with a type are checked where values of the type are compiled. */
+ * enforced. Keywords with a type are checked with the values of the type. */
 enum { PLAIN, COMBINES, UNHELD };
 
 static const struct {
@@ -78,7 +78,7 @@ static const struct {
     {"multipleOf", PLAIN, API__TYPE_NUMBER | API__TYPE_INTEGER},
 };
 
-/* Does an untyped keyword that cannot be held leave every value, all the same? */
+/* Does this value of an UNHELD keyword allow everything? */
 static bool says_nothing(const json_t *schema, const char *name, const json_t *value) {
     if (strcmp(name, "not") == 0) return json_is_false(value);
     if (strcmp(name, "if") == 0)
@@ -86,7 +86,7 @@ static bool says_nothing(const json_t *schema, const char *name, const json_t *v
     return false;
 }
 
-/* Sets *says if some keyword but those that the part skips constrains the value. */
+/* Sets *says if some keyword, not skipped by the part, constrains the value. */
 static int read_keywords(api__compiler *comp, const api__part *part, bool *says) {
     *says = false;
     for (size_t i = 0; i < ARRAY_LEN(keywords); i++) {
@@ -117,7 +117,7 @@ const json_t *api__schema_resolve(api__compiler *comp, const json_t *root, const
     return ref[0] == 0 ? root : *unheld ? NULL : api__schema_follow(root, ref);
 }
 
-/* *out: the schema that $ref leads to, or NULL if it is left out. */
+/* *out: the target of $ref, or NULL if the $ref is left out. */
 static int follow(api__compiler *comp, const json_t *root, const json_t *value,
                   const json_t **out) {
     const char *ref = json_c_string(value);

@@ -1,7 +1,7 @@
 /* schema_number.c - ranges and multiples of numbers.
  *
- * A ranged number is a whole number of units of 10 to the power of -places, so that bounds and
- * multiples of decimals are exact. Bounds are rounded inwards to whole units. */
+ * A ranged number is a whole number of units of 10 to the power of -places, so bounds and multiples
+ * of decimals are exact. Bounds are rounded inwards to whole units. */
 #include "api/grammar/automaton_internal.h"
 #include "api/grammar/schema_internal.h"
 
@@ -14,7 +14,7 @@ enum { MOST_PLACES = API__RANGED_DIGITS - 1, SOME_PLACES = 4 };
 
 /* ---- decimals ---- */
 
-/* The shortest digits that give the same double, as a program wrote it. */
+/* The shortest digits of a double, as a program wrote it. */
 static void shortest(double number, char *text, size_t room) {
     for (int digits = 15; digits <= 17; digits++) {
         (void)snprintf(text, room, "%.*e", digits - 1, number);
@@ -125,7 +125,7 @@ static bool join_step(api__node *node, const api__decimal *of) {
     if (!multiply(1, of->places > node->places ? of->places - node->places : 0, &units) ||
         !multiply(step, of->places < node->places ? node->places - of->places : 0, &step))
         return false;
-    step /= gcd(step, units); /* of finer steps, those that are whole units */
+    step /= gcd(step, units); /* the multiples in whole units */
     int64_t shared = step / gcd(step, node->step);
     return !__builtin_mul_overflow(node->step, shared, &node->step);
 }

@@ -1,6 +1,6 @@
 /* schema_object.c - objects: named properties, and the keys beside them.
  *
- * Several schemas may hold for one object (allOf, $ref). What each says of a key then holds
+ * Several schemas may hold for one object (allOf, $ref). Their schemas for a key then hold
  * together. */
 #include "api/grammar/schema_internal.h"
 #include "base/buf.h"
@@ -28,7 +28,7 @@ static const json_t *get(const object *self, uint16_t i, const char *key) {
     return json_object_get(self->item->parts[i].schema, key);
 }
 
-/* ---- what the schemas say of a key ---- */
+/* ---- the schemas of a key ---- */
 
 /* 1: a part's patternProperties speak of the key, and their schemas are added; -1: error. */
 static int add_matching(object *self, uint16_t part, const char *key, api__parts *parts) {
@@ -47,7 +47,7 @@ static int add_matching(object *self, uint16_t part, const char *key, api__parts
     return hit;
 }
 
-/* All that holds for the value of a declared key. */
+/* All schemas for the value of a declared key. */
 static int key_parts(object *self, const char *key, api__parts *parts) {
     *parts = (api__parts){.root = self->item->root};
     for (uint16_t i = 0; i < self->item->n_parts; i++) {
@@ -117,7 +117,7 @@ static int key_text(const object *self, const char *key, api__name *out) {
     return 0;
 }
 
-/* *none: the object needs a key that it cannot have. */
+/* *none: the object needs a key and cannot have it. */
 static int add_key(object *self, const char *key, bool *none) {
     api__name *name = &self->node->names[self->node->n_parts];
     api__parts parts;
@@ -195,8 +195,8 @@ static const char *declared_pattern(object *self) {
     return kept;
 }
 
-/* The node of a key's string: propertyNames, and the patterns. `is`: the entry of patternProperties
- * whose pattern alone the key matches, or n_patterns. */
+/* The node of a key's string: propertyNames, and the patterns. `is`: the one entry of
+ * patternProperties to match, or n_patterns. */
 static int key_node(object *self, uint16_t is, uint16_t *out) {
     api__parts parts = {.root = self->item->root};
     api__pattern *list =
@@ -232,7 +232,7 @@ static int key_node(object *self, uint16_t is, uint16_t *out) {
                              out);
 }
 
-/* All that holds for the values of undeclared keys that match one pattern, or none. */
+/* All schemas for the values of undeclared keys of pattern `is`, or of no pattern. */
 static int rest_parts(object *self, uint16_t is, api__parts *parts) {
     *parts = (api__parts){.root = self->item->root};
     for (uint16_t i = 0; i < self->item->n_parts; i++) {
@@ -282,7 +282,7 @@ static int note_pattern(object *self, const char *text) {
     for (uint16_t i = 0; i < self->n_patterns; i++) {
         if (strcmp(self->patterns[i].pattern, text) == 0) return 0;
     }
-    json_t *pattern = json_string(text); /* one that cannot be held is left out */
+    json_t *pattern = json_string(text); /* an unsupported one is left out */
     int rc = pattern ? api__pattern_matches(self->comp, "patternProperties", pattern, "", 0)
                      : api__schema_no_memory(self->comp);
     json_decref(pattern);
@@ -325,7 +325,7 @@ static int check_keywords(object *self, uint16_t i, size_t *room) {
     return 0;
 }
 
-/* Keys that are not declared may repeat, so of them only one is sure to count. */
+/* Undeclared keys may repeat, so only one is sure to count. */
 static int check_counts(object *self) {
     api__node *node = self->node;
     uint32_t required = 0;

@@ -31,7 +31,7 @@
 
 static const struct {
     const char *name, *pattern; /* NULL: cannot be held */
-    const char *never;          /* what the text may hold nowhere */
+    const char *never;          /* forbidden anywhere in the text */
     uint32_t most;              /* characters; 0: no limit */
 } formats[] = {
     {"date", "^" DATE "$", NULL, 0},
@@ -98,7 +98,7 @@ static int judge(api__compiler *comp, api__re_result result, const char *keyword
     return api__schema_unheld(comp, keyword, where) != 0 ? -1 : 1;
 }
 
-/* One try. all: with the wanted patterns; else only what must not be there. */
+/* One try. all: with the wanted patterns; else only with the unwanted. */
 static int build(api__compiler *comp, const api__pattern *list, size_t n, uint32_t min,
                  uint32_t max, bool all, api__dfa **out, bool *empty) {
     api__regex regex;

@@ -1,6 +1,6 @@
-/* schema_values.c - enum and const, and the names that nodes hold.
+/* schema_values.c - enum and const, and the names of nodes.
  *
- * The values are known, so whatever else holds for them is tried here and needs no automaton. */
+ * The values are known, so every other keyword is tried on them here and needs no automaton. */
 #include "api/grammar/schema_internal.h"
 
 #include <stdlib.h>
@@ -68,7 +68,7 @@ void api__sort_names(api__node *node) {
 
 /* ---- values ---- */
 
-/* The shortest list of values that the schemas give. A const is returned as *only. */
+/* The shortest list of values in the schemas. A const is returned as *only. */
 static const json_t *find_list(const api__pending *item, const json_t **only) {
     const json_t *list = NULL;
     *only = NULL;

@@ -56,7 +56,7 @@ static int compile_calls(api__compiler *comp, api__node *node, const json_t *too
 
 /* ---- parameters ---- */
 
-/* Whatever the parameters say, they are those of an object. */
+/* The parameters are an object even if the schema names no type. */
 static int compile_body(api__compiler *comp, api__node *node, const json_t *function) {
     const json_t *parameters = json_object_get(function, "parameters");
     api__parts parts = {.root = parameters};
