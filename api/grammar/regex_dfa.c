@@ -368,6 +368,7 @@ static int fill_early(builder *build) {
     for (uint32_t chars = dfa->min; chars-- > 0;) {
         uint64_t *row = &dfa->early[(size_t)chars * dfa->early_words];
         const uint64_t *later = row + dfa->early_words;
+        uint64_t edges = 0;
         for (uint16_t state = 0; state < dfa->n_states; state++) {
             bool good = chars + 1 == dfa->min ? near(dfa, state, dfa->min)
                                               : later[state / 64] >> state % 64 & 1;
@@ -376,8 +377,9 @@ static int fill_early(builder *build) {
                 uint32_t before = build->back[dfa->n_states + 1u + i];
                 row[before / 64] |= (uint64_t)1 << before % 64;
             }
-            if (!spend(build, good ? 1 + to - from : 1)) return -1;
+            edges += good ? to - from : 0;
         }
+        if (!spend(build, dfa->n_states / 8u + edges)) return -1;
     }
     return 0;
 }

@@ -23,7 +23,7 @@ enum {
     API__DFA_MAX_STATES = 4096,
     API__DFA_MAX_CLASSES = 255,
     API__DFA_MAX_MIN = 1024, /* the greatest minLength beside a pattern */
-    API__DFA_FUEL = 1500000, /* for all patterns of a schema; a unit takes a few ns */
+    API__DFA_FUEL = 1000000, /* for all patterns of a schema; a unit takes a few ns */
 };
 #define API__DFA_DEAD UINT16_MAX
 
