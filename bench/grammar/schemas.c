@@ -113,6 +113,21 @@ static void tools(buf *out, int n) {
     buf_puts(out, "]");
 }
 
+/* Strings under a format or a pattern. */
+static void patterned(buf *out, int n) {
+    static const char *const rules[] = {
+        "\"format\":\"date-time\"",
+        "\"format\":\"uuid\"",
+        "\"format\":\"email\"",
+        "\"format\":\"uri\"",
+        "\"pattern\":\"^[A-Z]{2}-[0-9]{4}$\"",
+        "\"pattern\":\"^[a-z_]+$\"",
+        "\"pattern\":\"x\"",
+        "\"pattern\":\"^(\\\\w+ )*\\\\w+$\",\"maxLength\":80",
+    };
+    buf_printf(out, "{\"type\":\"array\",\"items\":{\"type\":\"string\",%s}}", rules[n]);
+}
+
 const bench_schema bench_usual[] = {
     {"any object", BENCH_ANY, NULL, 0},
     {"person: 4 required fields", BENCH_SCHEMA, person, 0},
@@ -127,6 +142,14 @@ const bench_schema bench_usual[] = {
     {"30 fields with long descriptions", BENCH_SCHEMA, described, 30},
     {"one of 20 tools", BENCH_CALLS, tools, 20},
     {"one of 20 tools, as tags", BENCH_TAGS, tools, 20},
+    {"format date-time", BENCH_SCHEMA, patterned, 0},
+    {"format uuid", BENCH_SCHEMA, patterned, 1},
+    {"format email", BENCH_SCHEMA, patterned, 2},
+    {"format uri", BENCH_SCHEMA, patterned, 3},
+    {"pattern ^[A-Z]{2}-[0-9]{4}$", BENCH_SCHEMA, patterned, 4},
+    {"pattern ^[a-z_]+$", BENCH_SCHEMA, patterned, 5},
+    {"pattern x", BENCH_SCHEMA, patterned, 6},
+    {"pattern of words, at most 80 characters", BENCH_SCHEMA, patterned, 7},
 };
 const size_t bench_n_usual = sizeof bench_usual / sizeof bench_usual[0];
 
