@@ -31,9 +31,9 @@
  *   and an indentation of spaces or tabs; at most API__MAX_BLANKS; none around the whole value
  * - numbers: at most 15 digits before the point, 20 after it, 2 in the exponent; integers have
  *   digits only
- * - numbers with a range or a multiple: at most 14 digits together and no exponent. After the point
- *   as many as a minimum and a maximum together leave room for; 4, or as many as the bound has, if
- *   there is one of them; as many as multipleOf has
+ * - numbers with a range or a multiple: at most 14 digits together, no exponent, no -0. After the
+ * point as many as a minimum and a maximum together leave room for; 4, or as many as the bound has,
+ * if there is one of them; as many as multipleOf has
  * - strings: no \u0000. A pattern applies to the characters, so any of them may be escaped
  * - nesting: at most API__MAX_STACK values inside each other */
 #ifndef FATHOM_API_CONSTRAIN_INTERNAL_H

@@ -42,6 +42,7 @@ static int64_t gcd(int64_t one, int64_t other) {
  * and `grid`? */
 static bool holds(const api__node *node, bool negative, int64_t low, int64_t high, int64_t grid) {
     if (high > API__MOST_UNITS) high = API__MOST_UNITS;
+    if (negative && low == 0) low = 1; /* no -0 */
     int64_t from = negative ? -high : low, to = negative ? -low : high;
     int64_t step = times(node->step, grid / gcd(grid, node->step));
     if (from < node->low) from = node->low;
