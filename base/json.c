@@ -223,7 +223,9 @@ int json_parse_nul(json_t **out, const char *text, size_t n, const json_limits *
 
 int json_parse_body(json_t **out, const char *text, size_t n, const json_limits *limits,
                     const char *what, err *e) {
-    return parse_text(out, text, n, true, true, limits, what, e);
+    static const char order_mark[] = "\xef\xbb\xbf";
+    size_t skipped = n >= 3 && memcmp(text, order_mark, 3) == 0 ? 3 : 0;
+    return parse_text(out, text + skipped, n - skipped, true, true, limits, what, e);
 }
 
 const char *json_c_string(const json_t *value) {

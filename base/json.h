@@ -22,7 +22,8 @@ int json_parse(json_t **out, const char *text, size_t n, const json_limits *limi
 int json_parse_nul(json_t **out, const char *text, size_t n, const json_limits *limits,
                    const char *what, err *e) WARN_UNUSED;
 /* The same. An integer beyond 64 bits is read as a real, so that its field can name the range; all
- * others of the text become reals then too, and most are small enough to stay exact. */
+ * others of the text become reals then too, and most are small enough to stay exact. A byte order
+ * mark at the start is skipped (RFC 8259, 8.1). */
 int json_parse_body(json_t **out, const char *text, size_t n, const json_limits *limits,
                     const char *what, err *e) WARN_UNUSED;
 /* Call once in main before any thread starts. Routes jansson's allocations, to tell "out of memory"

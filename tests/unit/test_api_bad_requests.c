@@ -162,6 +162,7 @@ Test(api_bad_requests, a_body_over_the_limit_is_refused) {
 
 static const char *const good[] = {
     "{\"model\":\"demo\",\"prompt\":\"x\"}",
+    "\xef\xbb\xbf{\"model\":\"demo\",\"prompt\":\"x\"}",
     "{\"model\":\"demo\",\"prompt\":\"x\",\"unknown_key\":{\"deep\":[1]}}",
     "{\"model\":\"demo\",\"prompt\":\"x\",\"max_tokens\":null,\"stop\":null,\"logprobs\":null,"
     "\"n\":null,"
