@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import OpenAI from "openai";
-import { Server } from "../http/lib/server.mjs";
+import { Server, withServer } from "../http/lib/server.mjs";
 import { fileOf, model, verse, weather } from "./lib/ask.js";
 import { openai7 } from "./lib/openai.js";
 
@@ -61,6 +61,15 @@ describe("fields", () => {
         const c = await chat({ max_completion_tokens: 100000 });
         assert.ok(["stop", "length"].includes(c.choices[0].finish_reason));
         assert.ok(["completed", "incomplete"].includes((await respond({ max_output_tokens: 100000 })).status));
+    });
+
+    test("with --refuse-long such a limit is refused with the room that is left", async () => {
+        await withServer(["--refuse-long"], async (s) => {
+            const e = await openai7.connect({ url: s.url }).client.chat.completions.create({ ...ask, max_completion_tokens: 100000 }).catch((x) => x);
+            assert.ok(e instanceof OpenAI.BadRequestError, String(e));
+            assert.equal(e.code, "context_length_exceeded");
+            assert.match(e.message, /1024.*100000/);
+        });
     });
 
     test("completions give up to 20 log probabilities", async () => {

@@ -39,7 +39,7 @@ test("the demo model answers on the page, each token tinted, and the pool moves"
 });
 
 test("depth set by hand is obeyed, and a range the model cannot do is refused in words", { skip }, async () => {
-    await withServer([], { device: "cpu" }, async (server) => {
+    await withServer(["--refuse-long"], { device: "cpu" }, async (server) => {
         const page = await browser.page(`${server.url}/`);
         await page.check("#by-hand");
         await page.locator("#max-loops").fill("2");
