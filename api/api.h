@@ -36,8 +36,9 @@ typedef struct {
     uint32_t ceiling_loops;      /* most loops a request may ask for */
     uint64_t max_request_tokens; /* limit of prompts * n * max_tokens */
     size_t max_body_bytes;
-    bool refuse_long; /* refuse a token limit above the room in the context, instead of cutting */
-    bool control_ids; /* allow control tokens in prompts of token ids */
+    bool warn_unknown; /* answers name the request's fields without effect in "warnings" */
+    bool refuse_long;  /* refuse a token limit above the room in the context, instead of cutting */
+    bool control_ids;  /* allow control tokens in prompts of token ids */
     bool special_tokens; /* read control tokens spelled out in text prompts */
     /* How the model runs: loops of a token without a depth in its request, cache policy for halted
      * tokens, exit rule. false: as the model's plan says. */

@@ -165,6 +165,7 @@ struct api_context {
     eng_sampling defaults; /* from generation_config.json; otherwise neutral */
     uint64_t hash_key[4];  /* random; hashes cache_salt */
     int64_t created;
+    char fingerprint[24]; /* of the program and the model, for system_fingerprint */
     /* Both NULL: answers cannot be constrained (no tokenizer or no end token). */
     api__vocab *vocab;
     api__grammar_cache *grammars;

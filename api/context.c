@@ -3,6 +3,7 @@
 #include "api/request_internal.h"
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/model_json.h"
 #include "base/size.h"
@@ -169,6 +170,17 @@ static void fill_defaults(api_opts *opts, const model_plan *config) {
     }
 }
 
+/* The same for every process with this program and model. */
+static void make_fingerprint(api_context *ctx) {
+    const uint64_t sizes[] = {model_params(ctx->opts.model), model_bytes(ctx->opts.model),
+                              ctx->plan->vocab_size, ctx->plan->dim, ctx->plan->loops_default};
+    uint64_t hash = hash_fnv(HASH_FNV_START, FATHOM_VERSION, sizeof FATHOM_VERSION);
+    hash = hash_fnv(hash, ctx->name, strlen(ctx->name));
+    hash = hash_fnv(hash, sizes, sizeof sizes);
+    (void)snprintf(ctx->fingerprint, sizeof ctx->fingerprint, "fp_%016llx",
+                   (unsigned long long)hash);
+}
+
 int api_context_open(api_context **out, const api_opts *opts, err *e) {
     *out = NULL;
     api_context *ctx = calloc(1, sizeof *ctx);
@@ -190,6 +202,7 @@ int api_context_open(api_context **out, const api_opts *opts, err *e) {
         api__out_of_memory(e);
         goto fail;
     }
+    make_fingerprint(ctx);
     if (read_files(ctx, e) != 0) goto fail;
     if (ctx->opts.tokenizer && ctx->n_stop_ids > 0 &&
         (api__vocab_open(&ctx->vocab, ctx->opts.tokenizer, ctx->plan->vocab_size, e) != 0 ||

@@ -158,6 +158,8 @@ bool api__write_no_list(buf *out, const char *key);
 void api__entry_chat(buf *out, api_reply *reply, const api__choice *choice, uint32_t i);
 
 void api__write_prefix(buf *out, const api_reply *reply);
+/* The member "warnings", with a comma before it; nothing unless the server tells them. */
+void api__write_warnings(buf *out, const api_reply *reply);
 void api__write_uint(buf *out, uint64_t value);
 void api__write_logprob(buf *out, float value);
 

@@ -46,6 +46,7 @@ void api__write_prefix(buf *out, const api_reply *reply) {
     api__write_uint(out, (uint64_t)reply->created);
     buf_puts(out, ",\"model\":");
     buf_json_text(out, reply->ctx->name);
+    buf_printf(out, ",\"system_fingerprint\":\"%s\"", reply->ctx->fingerprint);
     buf_puts(out, ",\"choices\":[");
 }
 
@@ -67,6 +68,16 @@ void api__write_usage(buf *out, const api_reply *reply) {
     buf_puts(out, ",\"loops\":");
     api__write_uint(out, reply->output_loops);
     buf_puts(out, "}}");
+}
+
+void api__write_warnings(buf *out, const api_reply *reply) {
+    const api_request *req = reply->req;
+    if (!reply->ctx->opts.warn_unknown || req->n_warnings == 0) return;
+    for (uint32_t i = 0; i < req->n_warnings; i++) {
+        buf_puts(out, i ? "," : ",\"warnings\":[");
+        buf_json_text(out, req->warnings[i]);
+    }
+    buf_puts(out, "]");
 }
 
 void api__write_item_id(buf *out, const api_reply *reply, const api__choice *choice, uint32_t i,
@@ -132,6 +143,7 @@ bool api__step_chunk_close(buf *out, api_reply *reply, size_t end) {
     (void)end;
     api__write_finish(out, reply, choice, cursor->finished);
     buf_puts(out, "}]");
+    if (cursor->finished && choice->index == 0) api__write_warnings(out, reply);
     if (reply->req->continuous_usage) api__write_usage(out, reply);
     buf_puts(out, "}\n\n");
     choice->sent = cursor->to;
@@ -183,6 +195,7 @@ bool api__step_choice_close(buf *out, api_reply *reply, size_t end) {
 bool api__step_body_close(buf *out, api_reply *reply, size_t end) {
     (void)end;
     buf_puts(out, "]");
+    api__write_warnings(out, reply);
     api__write_usage(out, reply);
     buf_puts(out, "}");
     return true;

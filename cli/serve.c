@@ -92,6 +92,10 @@ int serve_options(server_opts *opts, int argc, char **argv, serve_with with) {
          "refuse a token limit above the room that a prompt leaves in the context (default: cut "
          "the limit, and the answer ends with \"length\")",
          0, 0, false},
+        {"--warn-unknown", OPT_FLAG, &opts->warn_unknown, NULL,
+         "name fields without effect in a list \"warnings\" of each answer (default: in the log "
+         "only, each field once)",
+         0, 0, false},
         {"--control-ids", OPT_FLAG, &opts->control_ids, NULL,
          "allow special tokens in prompts of token ids (default: such a prompt gets status 400)", 0,
          0, false},

@@ -33,6 +33,7 @@ static int open_api(srv_load *load, err *e) {
         .max_n = (uint32_t)opts->max_n,
         .max_prompts = (uint32_t)opts->max_prompts,
         .refuse_long = opts->refuse_long,
+        .warn_unknown = opts->warn_unknown,
         .control_ids = opts->control_ids,
         .special_tokens = opts->special_tokens,
         .ceiling_loops = run->ceiling_loops,

@@ -21,7 +21,7 @@ typedef struct {
     double drain_s, max_wait_s, header_s, body_s, idle_s, stall_s, ping_s, hang_s;
     bool client_priority, share_cache;
     bool metrics_key, no_prefix_cache, depth_cap, control_ids, special_tokens, no_sandbox,
-        refuse_long;
+        refuse_long, warn_unknown;
 } server_opts;
 
 server_opts server_opts_default(void);

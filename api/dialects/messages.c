@@ -49,7 +49,7 @@ static const api__field fields[] = {
 
 /* ---- reading: shapes of chat completions ---- */
 
-/* What a body becomes. `made` owns all values. */
+/* A body in the shapes of chat completions. `made` owns all values. */
 typedef struct {
     json_t *made;
     json_t *messages, *tools, *tool_choice, *kwargs, *format;
@@ -70,7 +70,7 @@ static int append(chat_shape *shape, json_t *list, json_t *value) {
 
 /* ---- reading: tools and thinking ---- */
 
-/* A function has an input_schema; a tool that Anthropic runs has a type and none. */
+/* A function has an input_schema. Tools run by Anthropic have a type instead. */
 static int read_tools(chat_shape *shape, const values *from) {
     json_t *tool;
     size_t i;
@@ -194,7 +194,7 @@ static int read_input(api_request *req, const api_context *ctx, const api__value
 
 extern const api_dialect api_dialect_messages;
 
-/* Counts a prompt of any length, so that clients learn how much to cut. */
+/* Counts a prompt of any length: a client must learn how much to cut. */
 static int count(const api_context *ctx, const json_t *root, bool soon, uint64_t *n, err *e) {
     values from;
     token_ids ids = {0};
@@ -234,7 +234,8 @@ int api__count_tokens(api_listing **out, const api_context *ctx, const char *bod
 
 /* ---- writing: parts of objects ---- */
 
-/* The block of each kind of part: its type, its text in an event, and that event's type. */
+/* The block of each kind of part: its type, the name of its text in a delta, and the delta's type.
+ */
 static const struct {
     const char *type, *text, *delta;
 } kinds[] = {
@@ -390,6 +391,7 @@ static bool message_end(buf *out, api_reply *reply, size_t end) {
     write_reason(out, reply);
     buf_puts(out, "},");
     write_usage(out, reply);
+    api__write_warnings(out, reply);
     (void)close_event(out, reply, end);
     open_event(out, "message_stop");
     return close_event(out, reply, end);
@@ -408,8 +410,7 @@ static bool body_open(buf *out, api_reply *reply, size_t end) {
     return true;
 }
 
-/* Arguments that are no JSON object (the answer was cut, or the model wrote none) are given as
- * text. */
+/* False after a cut, or if the model wrote bad JSON. The arguments are then given as text. */
 static bool arguments_are_json(const api_reply *reply) {
     const api__cursor *cursor = &reply->cursor;
     const buf *args = &reply->choices[0].answer.args;
@@ -456,6 +457,7 @@ static bool blocks_end(buf *out, api_reply *reply, size_t end) {
     write_reason(out, reply);
     buf_puts(out, ",");
     write_usage(out, reply);
+    api__write_warnings(out, reply);
     return true;
 }
 

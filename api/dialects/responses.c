@@ -129,7 +129,7 @@ static void echo_string(buf *out, const char *key, const char *text) {
     else buf_puts(out, "null");
 }
 
-/* Prepares the members of the response object that repeat the request. */
+/* Prepares the members of the response object from the request. */
 static int keep_echoed(api_request *req, const api__values *shared, err *e) {
     const values *own = (const values *)shared;
     buf text = {0};
@@ -166,7 +166,7 @@ static int keep_echoed(api_request *req, const api__values *shared, err *e) {
 /* How the three kinds of items differ. */
 static const struct {
     const char *type, *id_head; /* of the item */
-    const char *part;           /* type of its one part; NULL: it has none */
+    const char *part;           /* type of its one part; NULL: no part */
     const char *delta, *done;   /* types of the events with its text */
     const char *text;           /* name of the text in these events */
 } kinds[] = {
@@ -196,7 +196,7 @@ static void write_name(buf *out, const api_reply *reply) {
     api__write_call_name(out, reply, &reply->choices[0], reply->cursor.n_call);
 }
 
-/* Only the last item of an answer that was cut short is incomplete. */
+/* If the answer was cut short, its last item is incomplete. */
 static const char *status_of(const api_reply *reply, bool whole, bool last) {
     if (!whole) return "in_progress";
     return last && reply->choices[0].finish != SCHED_STOP ? "incomplete" : "completed";
@@ -210,7 +210,7 @@ static void write_item_status(buf *out, const api_reply *reply, bool whole) {
     buf_json_text(out, status_of(reply, whole, last));
 }
 
-/* Writes an item up to its text or arguments, which follow if the item is complete. */
+/* Writes an item up to its text or arguments. They follow if the item is complete. */
 static void open_item(buf *out, const api_reply *reply, bool whole) {
     const api__choice *choice = &reply->choices[0];
     buf_printf(out, "{\"type\":\"%s\",\"id\":", kinds[reply->cursor.kind].type);
@@ -512,6 +512,7 @@ static bool whole_end(buf *out, api_reply *reply, size_t end) {
 
 static bool close_response(buf *out, api_reply *reply, size_t end) {
     (void)end;
+    api__write_warnings(out, reply);
     write_usage(out, reply);
     buf_puts(out, "}");
     return true;

@@ -301,9 +301,18 @@ static int check_keywords(object *self, uint16_t i, size_t *room) {
                  *rest = get(self, i, "unevaluatedProperties");
     const char *key;
     json_t *one;
-    *room += json_object_size(properties) + json_array_size(required);
+    size_t k;
     if ((properties && !json_is_object(properties)) || (required && !json_is_array(required)))
         return api__schema_wrong(self->comp, "properties must be an object and required a list");
+    /* A longer list could only repeat names, and each name is compared with all others. */
+    if (json_array_size(required) > API__MAX_NAMES) {
+        return api__schema_wrong(self->comp, "required has more than %d entries", API__MAX_NAMES);
+    }
+    *room += json_object_size(properties);
+    json_array_foreach((json_t *)(uintptr_t)required, k, one) {
+        key = json_c_string(one);
+        *room += key == NULL || json_object_get(properties, key) == NULL;
+    }
     if (patterns && !json_is_object(patterns))
         return api__schema_wrong(self->comp, "patternProperties must be an object");
     json_object_foreach((json_t *)(uintptr_t)patterns, key, one) {
@@ -313,7 +322,7 @@ static int check_keywords(object *self, uint16_t i, size_t *room) {
     self->has_declared = *room > 0;
     self->has_rest = self->has_rest || get(self, i, "additionalProperties");
     self->has_names = self->has_names || get(self, i, "propertyNames");
-    for (size_t k = 0; k < ARRAY_LEN(unheld); k++) {
+    for (k = 0; k < ARRAY_LEN(unheld); k++) {
         const json_t *value = get(self, i, unheld[k]);
         if (value && json_object_size(value) > 0 &&
             api__schema_unheld(self->comp, unheld[k], "") != 0)

@@ -2,8 +2,8 @@
  * the served model. The model here is an Ouro with random weights, because its family caps the
  * loops; one test has a Nanbeige with fixed loops. */
 #include "api/dialect_internal.h"
-#include "tests/lib/files.h"
 #include "tests/lib/api_fixture.h"
+#include "tests/lib/files.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>

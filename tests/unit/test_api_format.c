@@ -320,8 +320,8 @@ Test(api_format, a_call_written_as_tags_may_stand_instead_of_the_schema_too) {
            *form = json_loads(REFERS, 0, NULL);
     api__grammar *grammar = NULL;
     err e = {0};
-    cr_assert_eq(api__grammar_compile_either(&grammar, tools, true, form, false, "tools", &e), 0, "%s",
-                 e.msg);
+    cr_assert_eq(api__grammar_compile_either(&grammar, tools, true, form, false, "tools", &e), 0,
+                 "%s", e.msg);
     cr_expect_eq(grammar_feed(grammar, "{\"a\":\"x\"}"), 1);
     cr_expect_eq(grammar_feed(grammar, "<tool_call>\n<function=f>\n</function>\n</tool_call>"), 1);
     cr_expect_eq(grammar_feed(grammar, "{\"a\":1}"), -1);
@@ -371,4 +371,25 @@ Test(api_format, a_form_that_cannot_be_had_is_told_with_the_field_that_asked_for
         buf_deinit(&body);
     }
     api_fixture_close(&fixture);
+}
+
+Test(api_format, five_hundred_and_twelve_properties_may_all_be_required) {
+    for (uint32_t n = 300; n <= 513; n += n < 512 ? 212 : 1) {
+        buf body = {0};
+        api_request *req = NULL;
+        err e = {0};
+        buf_puts(&body, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
+                        "\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{"
+                        "\"name\":\"n\",\"schema\":{\"type\":\"object\",\"properties\":{");
+        for (uint32_t i = 0; i < n; i++)
+            buf_printf(&body, "%s\"p%u\":{}", i ? "," : "", i);
+        buf_puts(&body, "},\"required\":[");
+        for (uint32_t i = 0; i < n; i++)
+            buf_printf(&body, "%s\"p%u\"", i ? "," : "", i);
+        buf_puts(&body, "]}}}}");
+        int rc = api_parse(&req, fixture.ctx, &api_dialect_chat, body.data, body.len, &e);
+        cr_expect_eq(rc, n <= 512 ? 0 : -1, "%u: %s", n, e.msg);
+        api_request_destroy(req);
+        buf_deinit(&body);
+    }
 }

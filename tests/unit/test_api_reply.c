@@ -61,7 +61,7 @@ Test(api_reply, a_completion_has_the_shape_of_the_openai_api) {
         stampless(&out),
         "{\"id\":\"cmpl-r-0000000000000000\",\"object\":\"text_completion\",\"created\":0,"
         "\"model\":\"demo\","
-        "\"choices\":["
+        "\"system_fingerprint\":\"fp\",\"choices\":["
         "{\"index\":0,\"text\":\" "
         "the\",\"logprobs\":null,\"finish_reason\":\"stop\",\"stop_reason\":null}]," USAGE(
             "1", "1", "2", "8", "3") "}");
@@ -78,7 +78,7 @@ Test(api_reply, a_chat_answer_has_the_shape_of_the_openai_api) {
         stampless(&out),
         "{\"id\":\"chatcmpl-r-0000000000000000\",\"object\":\"chat.completion\",\"created\":0,"
         "\"model\":\"demo\","
-        "\"choices\":["
+        "\"system_fingerprint\":\"fp\",\"choices\":["
         "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\" the\",\"refusal\":null},"
         "\"logprobs\":null,\"finish_reason\":\"length\",\"stop_reason\":null}]," USAGE(
             "4", "1", "5", "8", "3") "}");
@@ -90,7 +90,7 @@ Test(api_reply, a_chat_answer_has_the_shape_of_the_openai_api) {
     "{\"id\":\"chatcmpl-r-0000000000000000\",\"object\":\"chat.completion.chunk\",\"created\":0,"  \
     "\"model\":"                                                                                   \
     "\"demo\","                                                                                    \
-    "\"choices\":[" inner "]"
+    "\"system_fingerprint\":\"fp\",\"choices\":[" inner "]"
 
 Test(api_reply, a_chat_stream_opens_with_role_and_first_token_and_ends_with_usage_only_if_asked) {
     buf out = {0};
@@ -160,7 +160,7 @@ Test(api_reply, the_last_token_of_a_length_limited_stream_carries_the_finish_rea
         "data: "
         "{\"id\":\"cmpl-r-0000000000000000\",\"object\":\"text_completion\",\"created\":0,"
         "\"model\":\"demo\","
-        "\"choices\":[{\"index\":0,"
+        "\"system_fingerprint\":\"fp\",\"choices\":[{\"index\":0,"
         "\"text\":\" "
         "the\",\"logprobs\":null,\"token_ids\":[%u],\"depths\":[1],\"finish_reason\":\"length\","
         "\"stop_reason\":null}]}\n\ndata: [DONE]\n\n",
