@@ -374,6 +374,8 @@ Test(api_format, a_form_that_cannot_be_had_is_told_with_the_field_that_asked_for
 }
 
 Test(api_format, five_hundred_and_twelve_properties_may_all_be_required) {
+    api_fixture fixture;
+    api_fixture_open(&fixture, NULL, false);
     for (uint32_t n = 300; n <= 513; n += n < 512 ? 212 : 1) {
         buf body = {0};
         api_request *req = NULL;
@@ -392,4 +394,5 @@ Test(api_format, five_hundred_and_twelve_properties_may_all_be_required) {
         api_request_destroy(req);
         buf_deinit(&body);
     }
+    api_fixture_close(&fixture);
 }
