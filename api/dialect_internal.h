@@ -60,6 +60,10 @@ void api__open_chunk(buf *out, const api_reply *reply); /* up to the choice's "i
 uint32_t api__tokens_due(const api__choice *choice, bool finished);
 /* Drops the first n tokens, and text once it is sent and belongs to no kept token. */
 void api__drop_written(const api_reply *reply, api__choice *choice, uint32_t n);
+/* False: the lists about single tokens are left out, and their steps need not be called. */
+static inline bool api__lists_tokens(const api_request *req) {
+    return req->logprobs || req->return_ids || req->return_depth;
+}
 /* Steps. */
 bool api__step_chunk_close(buf *out, api_reply *reply, size_t end);
 bool api__step_body_open(buf *out, api_reply *reply, size_t end);

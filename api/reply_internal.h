@@ -113,6 +113,12 @@ void api__part_closed(api__choice *choice); /* call after API__CLOSES was writte
 /* True if a running choice has data that a stream has not written. */
 bool api__has_fresh(const api_reply *reply, const api__choice *choice);
 size_t api__answer_bytes(const api__answer *answer); /* held by its buffers and lists */
+/* Bytes of a choice's growing parts. */
+static inline size_t api__choice_bytes(const api__choice *choice) {
+    size_t bytes = choice->text.cap + choice->cap_tokens * sizeof *choice->tokens +
+                   choice->cap_tops * sizeof *choice->tops;
+    return choice->answer.cap_parts ? bytes + api__answer_bytes(&choice->answer) : bytes;
+}
 
 /* Writes an id as a JSON string: HEAD, the answer's own random part, the choice and `i`, such as
  * "call_9f86d081884c7d65_0_1". */
@@ -126,7 +132,6 @@ static inline api__choice *api__chosen(api_reply *reply) { /* the choice at the 
 }
 /* Frees the tokens and text of a choice after it is written. */
 void api__forget_choice(api_reply *reply, api__choice *choice);
-size_t api__choice_bytes(const api__choice *choice); /* of its growing parts */
 /* Index in choice->tops of the alternatives of token i. */
 static inline size_t api__tops_at(const api_reply *reply, const api__choice *choice, uint32_t i) {
     uint32_t prompt = i < choice->n_scored ? i : choice->n_scored;

@@ -9,11 +9,6 @@
 
 /* ---- memory of a reply ---- */
 
-size_t api__choice_bytes(const api__choice *choice) {
-    return choice->text.cap + choice->cap_tokens * sizeof *choice->tokens +
-           choice->cap_tops * sizeof *choice->tops + api__answer_bytes(&choice->answer);
-}
-
 void api__forget_choice(api_reply *reply, api__choice *choice) {
     reply->bytes -= api__choice_bytes(choice);
     buf_deinit(&choice->text);

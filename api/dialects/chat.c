@@ -138,8 +138,15 @@ static bool at_news(api_reply *reply, api__choice *choice) {
 
 static bool begin_chunk(api_reply *reply, api__choice *choice) {
     static const api__step steps[] = {chunk_open, api__step_text,        delta_close,
-                                      LISTS,      api__step_chunk_close, NULL};
-    reply->cursor = (api__cursor){.steps = steps, .choice = choice->index};
+                                      LISTS,      api__step_chunk_close, NULL},
+                           plain[] = {chunk_open,
+                                      api__step_text,
+                                      delta_close,
+                                      api__step_chat_logprobs,
+                                      api__step_chunk_close,
+                                      NULL};
+    reply->cursor = (api__cursor){.steps = api__lists_tokens(reply->req) ? steps : plain,
+                                  .choice = choice->index};
     bool news = at_news(reply, choice), more = choice->part + 1 < api__n_parts(reply, choice);
     reply->cursor.finished = choice->state != API__RUNNING && !more;
     reply->cursor.to_token = api__tokens_due(choice, reply->cursor.finished);

@@ -65,9 +65,12 @@ static bool choice_open(buf *out, api_reply *reply, size_t end) {
 
 static bool begin_chunk(api_reply *reply, api__choice *choice) {
     static const api__step steps[] = {chunk_open, api__step_text, LISTS, api__step_chunk_close,
-                                      NULL};
-    reply->cursor = (api__cursor){
-        .steps = steps, .choice = choice->index, .finished = choice->state != API__RUNNING};
+                                      NULL},
+                           plain[] = {chunk_open, api__step_text, api__step_texts,
+                                      api__step_chunk_close, NULL};
+    reply->cursor = (api__cursor){.steps = api__lists_tokens(reply->req) ? steps : plain,
+                                  .choice = choice->index,
+                                  .finished = choice->state != API__RUNNING};
     api__part_opened(choice); /* the one part of an answer */
     api__at_all(reply, choice, API__PART_TEXT);
     reply->cursor.from = choice->sent;
