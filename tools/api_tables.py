@@ -187,7 +187,7 @@ def filled(text, document):
     def one(match):
         name = match[2]
         made = TABLES[name](document) if name in TABLES else own_table(document, name)
-        return match[1] + made + match[3]
+        return f"{match[1]}\n{made}\n{match[3]}"
     return TABLE.sub(one, text)
 
 
