@@ -56,14 +56,18 @@ class Server:
 
 # ---- the dialects of a document ----
 
+def fields_of(document, path):
+    schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
+    return document["components"]["schemas"][schema]["properties"]
+
+
 def dialects(document):
     """Short name of each dialect, and its path and fields: of all requests, these can be streamed."""
     found = {}
     for path, methods in document["paths"].items():
         if "post" not in methods:
             continue
-        schema = methods["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
-        fields = document["components"]["schemas"][schema]["properties"]
+        fields = fields_of(document, path)
         if "stream" in fields and all(fields is not one["fields"] for one in found.values()):
             found[path.removeprefix("/v1/").removesuffix("/completions")] = {"path": path, "fields": fields}
     return found
@@ -108,7 +112,7 @@ def value_of(schema):
     if kind != "array":
         return {"boolean": "`true`, `false`"}.get(kind, kind) + range_of(schema)
     items = schema.get("items", {})
-    plural = {"integer": "integers", "string": "strings", "object": "objects", "array": "lists"}.get(items.get("type"))
+    plural = {"integer": "integers", "string": "strings", "object": "objects", "array": "lists"}.get("object" if "$ref" in items else items.get("type"))
     return f"list of {plural}" if plural else f"list of {value_of(items)}" if "enum" in items else "list"
 
 
@@ -118,7 +122,7 @@ def table(head, rows):
 
 
 def field_rows(rows):
-    return [[f"`{name}`", value_of(schema), schema.get("description", "")] for name, schema, _ in rows]
+    return [[f"`{name}`", value_of(schema), schema.get("description", "")] for name, schema, *_ in rows]
 
 
 def used(row):
@@ -145,6 +149,11 @@ def shared_table(document):
 def own_table(document, dialect):
     rows = [row for row in rows_of(dialects(document)) if row[2] == [dialect] and used(row)]
     return table(["field", "value", "meaning"], field_rows(rows))
+
+
+def small_table(document):
+    rows = [[f"`{path}`", *line] for path in ("/tokenize", "/detokenize") for line in field_rows(fields_of(document, path).items())]
+    return table(["path", "field", "value", "meaning"], rows)
 
 
 def source(*names):
@@ -180,7 +189,7 @@ def unused_table(document):
     return table(["no effect", "in"], [[f"`{name}`", where(name)] for name in sorted(left_out)])
 
 
-TABLES = {"routes": routes_table, "shared": shared_table, "refused": refused_table, "unused": unused_table}
+TABLES = {"routes": routes_table, "shared": shared_table, "small": small_table, "refused": refused_table, "unused": unused_table}
 
 
 def filled(text, document):
