@@ -21,8 +21,12 @@ void api__write_finish(buf *out, const api_reply *reply, const api__choice *choi
         buf_puts(out, ",\"finish_reason\":null");
         return;
     }
-    /* A function named by tool_choice was expected, so its call ends with "stop". */
-    bool call = choice->answer.n_calls > 0 && reply->req->named == NULL;
+    /* A function named by tool_choice was expected, so its call ends with "stop". So does a call
+     * cut by a stop string, because it cannot be run. */
+    const api__answer *answer = &choice->answer;
+    bool cut =
+        choice->stop_hit >= 0 && answer->n_calls > 0 && !answer->calls[answer->n_calls - 1].whole;
+    bool call = answer->n_calls > 0 && reply->req->named == NULL && !cut;
     buf_puts(out, ",\"finish_reason\":");
     buf_puts(out, choice->finish != SCHED_STOP ? "\"length\""
                   : call                       ? "\"tool_calls\""

@@ -21,11 +21,12 @@ static const api__field fields[] = {
     API__OWN_INT(values, max_tokens, 0, API__ANY_TOKENS,
                  "Maximum number of tokens to generate. Default: set by the server."),
     API__OWN_JSON(values, stop_sequences,
-                  "Up to 16 strings of 1 to 256 bytes. The first one that is generated ends the "
+                  "Up to 16 strings of at most 256 bytes. The first one that is generated ends the "
                   "answer and is removed from the text."),
-    API__OWN_JSON(values, tools,
-                  "Functions that the model may call, 1 to 128. Tools that Anthropic runs are "
-                  "ignored."),
+    API__OWN_JSON(
+        values, tools,
+        "Functions that the model may call; at most 128 tools. Tools that Anthropic runs are "
+        "ignored."),
     API__OWN_JSON(values, tool_choice,
                   "auto (default): the model decides. any: the model must call a function. tool: "
                   "it must call the named one. none: no calls. disable_parallel_tool_use: at most "

@@ -206,8 +206,9 @@ static void write_item_status(buf *out, const api_reply *reply, bool whole) {
     const api__choice *choice = &reply->choices[0];
     bool last =
         choice->state != API__RUNNING && reply->cursor.part + 1 == api__n_parts(reply, choice);
+    bool cut = whole && is_call(reply) && !choice->answer.calls[reply->cursor.n_call].whole;
     buf_puts(out, ",\"status\":");
-    buf_json_text(out, status_of(reply, whole, last));
+    buf_json_text(out, cut ? "incomplete" : status_of(reply, whole, last));
 }
 
 /* Writes an item up to its text or arguments. They follow if the item is complete. */

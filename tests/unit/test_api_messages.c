@@ -371,3 +371,34 @@ Test(api_messages, warnings_stand_in_answers_of_every_dialect_if_the_server_tell
     }
     fixture.ctx->opts.warn_unknown = false;
 }
+
+Test(api_messages, a_call_cut_by_a_stop_string_is_told_as_incomplete_in_every_dialect) {
+    static const struct {
+        const api_dialect *dialect;
+        const char *members, *says[2];
+    } rows[] = {
+        {&api_dialect_chat,
+         "\"stop\":\"Z\",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]",
+         {"\"finish_reason\":\"stop\",\"stop_reason\":\"Z\"", "\"name\":\"f\""}},
+        {&api_dialect_responses,
+         "\"stop\":\"Z\",\"tools\":[{\"type\":\"function\",\"name\":\"f\"}]",
+         {"\"status\":\"incomplete\",\"call_id\"", "\"name\":\"f\""}},
+        {&api_dialect_messages,
+         "\"stop_sequences\":[\"Z\"],\"tools\":[{\"name\":\"f\",\"input_schema\":{}}]",
+         {"\"stop_reason\":\"stop_sequence\",\"stop_sequence\":\"Z\"", "\"INVALID_JSON\":"}},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        uint32_t ids[128];
+        char body[400];
+        buf out = {0};
+        size_t n = api_ids(&fixture, "{\"name\": \"f\", \"arguments\": {\"a\":\"AZB\"}}", ids, 128);
+        snprintf(body, sizeof body, "{\"%s\":[{\"role\":\"user\",\"content\":\"x\"}],%s}",
+                 rows[i].dialect->input, rows[i].members);
+        api_reply *reply = api_must_reply(&fixture, rows[i].dialect, body);
+        api_feed(reply, 0, ids, n, SCHED_STOP, &out);
+        for (size_t k = 0; k < 2; k++)
+            cr_expect_not_null(strstr(out.data, rows[i].says[k]), "row %zu: %s", i, out.data);
+        api_reply_destroy(reply);
+        buf_deinit(&out);
+    }
+}
