@@ -34,13 +34,16 @@ static void sweep_conns(srv *server, uint64_t now) {
 static void sweep_stream(srv_req *req, uint64_t now) {
     srv *server = req->server;
     uint64_t silent = now > req->last_out_ns ? now - req->last_out_ns : 0;
-    if (req->out.len > req->out_at || req->more) {
+    /* The HTTP library may hold the last bytes of a complete answer, for a peer that reads nothing.
+     */
+    bool owed = req->out.len > req->out_at || req->more || req->state != REQ_STREAMING;
+    if (owed) {
         if (silent < (uint64_t)(server->opts.stall_s * 1e9)) return;
         server->counts.slow_cut++;
         (void)srv_step(req, REQ_EV_SHUT);
         return;
     }
-    if (req->state != REQ_STREAMING || server->opts.ping_s <= 0) return;
+    if (server->opts.ping_s <= 0) return;
     if (silent >= (uint64_t)(server->opts.ping_s * 1e9)) srv_ping(req);
 }
 

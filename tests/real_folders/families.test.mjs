@@ -263,7 +263,7 @@ describe('Nanbeige', () => {
     await withServer([], { device: 'cpu', model: dir }, async (s) => {
       await stops(s, [first + 1], true);
       for (let seed = 0; seed < 6; seed++) {
-        const ask = { messages: talk.slice(0, 1), tools: [weather], tool_choice: 'required', max_tokens: 200, temperature: 1, seed };
+        const ask = { messages: talk.slice(0, 1), tools: [weather], tool_choice: 'required', max_tokens: 200, temperature: 1, seed, parallel_tool_calls: false, chat_template_kwargs: { enable_thinking: false } };
         const r = await s.post('/v1/chat/completions', ask);
         assert.equal(r.status, 200, r.text);
         const [choice] = r.json.choices, [call] = choice.message.tool_calls;

@@ -60,7 +60,7 @@ text("J17", "a lone surrogate", ['{"model":"demo","prompt":"\\ud800"}', '{"model
 const bytes = (...b) => Buffer.concat([Buffer.from('{"model":"demo","prompt":"'), Buffer.from(b), Buffer.from('"}')]);
 text("J18", "bad UTF-8, overlong, surrogate in UTF-8", [bytes(0xff), bytes(0xc0, 0xaf), bytes(0xed, 0xa0, 0x80), bytes(0xf5, 0x80, 0x80, 0x80), bytes(0xe2, 0x82)]);
 text("J19", "a raw control byte in a string", [bytes(1), bytes(10), bytes(0)]);
-text("J20", "BOM; UTF-16", [Buffer.concat([Buffer.from([0xef, 0xbb, 0xbf]), Buffer.from(JSON.stringify(good))]), Buffer.from("\ufeff" + JSON.stringify(good), "utf16le")]);
+text("J20", "two byte order marks; UTF-16", [Buffer.concat([Buffer.from([0xef, 0xbb, 0xbf, 0xef, 0xbb, 0xbf]), Buffer.from(JSON.stringify(good))]), Buffer.from("\ufeff" + JSON.stringify(good), "utf16le")]);
 text("J21", "comments, trailing comma, single quotes", ['{"model":"demo",/*x*/"prompt":"a"}', '{"model":"demo","prompt":"a",}', "{'model':'demo'}"]);
 j.row("J22", "an unknown top-level field is ignored", async (s) => {
     assert.equal((await send(s, within('{"deep":[1,2]}', "no_such_field"))).status, 200);
