@@ -1,6 +1,6 @@
 /* answer.c - an answer as a list of parts: text, reasoning, calls. The readers of reasoning and of
  * calls add parts, and the dialects write them in this order. */
-#include "api/reply_internal.h"
+#include "api/dialect_internal.h"
 #include "base/size.h"
 
 #include <stdlib.h>
@@ -205,4 +205,45 @@ bool api__has_fresh(const api_reply *reply, const api__choice *choice) {
     api__part part = part_now(reply, choice, choice->part);
     if (!choice->part_opened) return part.kind == API__PART_CALL || part.from < part.to;
     return choice->sent < part.to;
+}
+
+/* ---- streams with events for the parts ---- */
+
+bool api__begin_part_event(api_reply *reply, api__choice *choice, const api__part_events *events) {
+    bool finished = choice->state != API__RUNNING;
+    uint32_t due = choice->n_written;
+    reply->cursor = (api__cursor){.steps = events->start};
+    if (!reply->begun) return reply->begun = true;
+    while (due < choice->n_tokens && (finished || choice->tokens[due].text_end <= choice->ready))
+        due++;
+    switch (api__next_phase(reply, choice)) {
+    case API__OPENS: reply->cursor.steps = events->opens; return true;
+    case API__GROWS:
+        reply->cursor.steps = events->grows;
+        reply->cursor.from_token = choice->n_written;
+        reply->cursor.to_token = due;
+        return true;
+    case API__CLOSES:
+        reply->cursor.steps = events->closes;
+        api__at_part(reply, choice, choice->part); /* all of it */
+        reply->cursor.to_token = choice->n_tokens;
+        return true;
+    case API__NOTHING: break;
+    }
+    reply->cursor.steps = NULL;
+    choice->closed = finished;
+    return false;
+}
+
+bool api__step_event_close(buf *out, api_reply *reply, size_t end) {
+    (void)reply, (void)end;
+    buf_puts(out, "}\n\n");
+    return true;
+}
+
+bool api__step_delta_close(buf *out, api_reply *reply, size_t end) {
+    api__choice *choice = api__chosen(reply);
+    choice->sent = reply->cursor.to;
+    choice->n_written = reply->cursor.to_token;
+    return api__step_event_close(out, reply, end);
 }

@@ -56,6 +56,8 @@ enum { API__CHOICE_OPEN = 1 };
 void api__write_finish(buf *out, const api_reply *reply, const api__choice *choice, bool finished);
 void api__write_usage(buf *out, const api_reply *reply);
 void api__open_chunk(buf *out, const api_reply *reply); /* up to the choice's "index" */
+/* Opens a choice of a whole answer, up to its index, and points the cursor at all of its text. */
+void api__open_choice(buf *out, api_reply *reply);
 /* Number of tokens with their text completely ready; all of them at the end. */
 uint32_t api__tokens_due(const api__choice *choice, bool finished);
 /* Drops the first n tokens, and text once it is sent and belongs to no kept token. */
@@ -70,6 +72,18 @@ bool api__step_body_open(buf *out, api_reply *reply, size_t end);
 bool api__step_choice_close(buf *out, api_reply *reply, size_t end);
 bool api__step_body_close(buf *out, api_reply *reply, size_t end);
 void api__begin_done(api_reply *reply); /* the end of a stream: usage if asked for, "[DONE]" */
+
+/* ---- answers with events for their parts: responses and messages ---- */
+
+/* Steps of the events: the first of the stream; a part opens, grows, closes. */
+typedef struct {
+    const api__step *start, *opens, *grows, *closes;
+} api__part_events;
+/* Begins the next event. False: no part has anything new. */
+bool api__begin_part_event(api_reply *reply, api__choice *choice, const api__part_events *events);
+/* Steps: the end of an event, and of one with a part's new bytes. */
+bool api__step_event_close(buf *out, api_reply *reply, size_t end);
+bool api__step_delta_close(buf *out, api_reply *reply, size_t end);
 
 /* ---- Anthropic's content blocks ---- */
 

@@ -184,6 +184,15 @@ bool api__step_body_open(buf *out, api_reply *reply, size_t end) {
     return true;
 }
 
+void api__open_choice(buf *out, api_reply *reply) {
+    api__cursor *cursor = &reply->cursor;
+    const api__choice *choice = api__chosen(reply);
+    api__at_all(reply, choice, API__PART_TEXT);
+    cursor->to_token = choice->n_tokens;
+    buf_puts(out, cursor->choice ? ",{\"index\":" : "{\"index\":");
+    api__write_uint(out, cursor->choice);
+}
+
 bool api__step_choice_close(buf *out, api_reply *reply, size_t end) {
     api__cursor *cursor = &reply->cursor;
     api__choice *choice = api__chosen(reply);

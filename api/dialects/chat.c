@@ -160,10 +160,7 @@ static bool choice_open(buf *out, api_reply *reply, size_t end) {
     api__cursor *cursor = &reply->cursor;
     const api__choice *choice = api__chosen(reply);
     (void)end;
-    api__at_all(reply, choice, API__PART_TEXT);
-    cursor->to_token = choice->n_tokens;
-    buf_puts(out, cursor->choice ? ",{\"index\":" : "{\"index\":");
-    api__write_uint(out, cursor->choice);
+    api__open_choice(out, reply);
     buf_puts(out, ",\"message\":{\"role\":\"assistant\",\"content\":");
     cursor->mute = cursor->to == 0 && choice->answer.n_calls + choice->answer.thought.len > 0;
     if (cursor->mute) buf_puts(out, "null"); /* calls or reasoning only */

@@ -311,12 +311,6 @@ static void open_block_event(buf *out, const api_reply *reply, const char *type)
     buf_printf(out, ",\"index\":%u", reply->cursor.part);
 }
 
-static bool close_event(buf *out, api_reply *reply, size_t end) {
-    (void)reply, (void)end;
-    buf_puts(out, "}\n\n");
-    return true;
-}
-
 static bool message_start(buf *out, api_reply *reply, size_t end) {
     open_event(out, "message_start");
     buf_puts(out, ",\"message\":");
@@ -324,7 +318,7 @@ static bool message_start(buf *out, api_reply *reply, size_t end) {
     buf_puts(out, "],\"stop_reason\":null,\"stop_sequence\":null,");
     write_usage(out, reply);
     buf_puts(out, "}");
-    return close_event(out, reply, end);
+    return api__step_event_close(out, reply, end);
 }
 
 static bool block_start(buf *out, api_reply *reply, size_t end) {
@@ -333,7 +327,7 @@ static bool block_start(buf *out, api_reply *reply, size_t end) {
     open_block(out, reply);
     buf_puts(out, reply->cursor.kind == API__PART_CALL ? "{}}" : "\"\"}");
     api__part_opened(&reply->choices[0]);
-    return close_event(out, reply, end);
+    return api__step_event_close(out, reply, end);
 }
 
 static bool delta_open(buf *out, api_reply *reply, size_t end) {
@@ -350,40 +344,20 @@ static bool delta_end(buf *out, api_reply *reply, size_t end) {
     return true;
 }
 
-static bool delta_close(buf *out, api_reply *reply, size_t end) {
-    api__choice *choice = &reply->choices[0];
-    choice->sent = reply->cursor.to;
-    choice->n_written = reply->cursor.to_token;
-    return close_event(out, reply, end);
-}
-
 static bool block_stop(buf *out, api_reply *reply, size_t end) {
     open_block_event(out, reply, "content_block_stop");
     api__part_closed(&reply->choices[0]);
-    return close_event(out, reply, end);
+    return api__step_event_close(out, reply, end);
 }
 
 static bool begin_chunk(api_reply *reply, api__choice *choice) {
     static const api__step start[] = {message_start, NULL}, opens[] = {block_start, NULL},
-                           grows[] = {delta_open,       api__step_text, delta_end, api__step_ids,
-                                      api__step_depths, delta_close,    NULL},
+                           grows[] = {delta_open,    api__step_text,   delta_end,
+                                      api__step_ids, api__step_depths, api__step_delta_close,
+                                      NULL},
                            closes[] = {block_stop, NULL};
-    bool finished = choice->state != API__RUNNING;
-    reply->cursor = (api__cursor){.steps = start};
-    if (!reply->begun) return reply->begun = true;
-    switch (api__next_phase(reply, choice)) {
-    case API__OPENS: reply->cursor.steps = opens; return true;
-    case API__GROWS:
-        reply->cursor.steps = grows;
-        reply->cursor.from_token = choice->n_written;
-        reply->cursor.to_token = api__tokens_due(choice, finished);
-        return true;
-    case API__CLOSES: reply->cursor.steps = closes; return true;
-    case API__NOTHING: break;
-    }
-    reply->cursor.steps = NULL;
-    choice->closed = finished;
-    return false;
+    static const api__part_events events = {start, opens, grows, closes};
+    return api__begin_part_event(reply, choice, &events);
 }
 
 static bool message_end(buf *out, api_reply *reply, size_t end) {
@@ -393,9 +367,9 @@ static bool message_end(buf *out, api_reply *reply, size_t end) {
     buf_puts(out, "},");
     write_usage(out, reply);
     api__write_warnings(out, reply);
-    (void)close_event(out, reply, end);
+    (void)api__step_event_close(out, reply, end);
     open_event(out, "message_stop");
-    return close_event(out, reply, end);
+    return api__step_event_close(out, reply, end);
 }
 
 static void begin_end(api_reply *reply) {

@@ -341,12 +341,6 @@ static bool content_logprobs(buf *out, api_reply *reply, size_t end) {
     return logprobs(out, reply, ",\"logprobs\":[", end);
 }
 
-static bool close_event(buf *out, api_reply *reply, size_t end) {
-    (void)reply, (void)end;
-    buf_puts(out, "}\n\n");
-    return true;
-}
-
 static bool close_output(buf *out, api_reply *reply, size_t end) {
     (void)reply, (void)end;
     buf_puts(out, "]");
@@ -377,7 +371,7 @@ static bool item_added(buf *out, api_reply *reply, size_t end) {
     open_item_event(out, reply, "response.output_item.added", false);
     buf_puts(out, is_call(reply) ? "\"\"}" : "]}");
     api__part_opened(&reply->choices[0]);
-    return close_event(out, reply, end);
+    return api__step_event_close(out, reply, end);
 }
 
 static bool part_added(buf *out, api_reply *reply, size_t end) {
@@ -386,7 +380,7 @@ static bool part_added(buf *out, api_reply *reply, size_t end) {
     buf_puts(out, ",\"part\":");
     open_part(out, reply);
     buf_puts(out, is_text(reply) ? "\"\",\"annotations\":[],\"logprobs\":[]}" : "\"\"}");
-    return close_event(out, reply, end);
+    return api__step_event_close(out, reply, end);
 }
 
 static bool delta_open(buf *out, api_reply *reply, size_t end) {
@@ -394,13 +388,6 @@ static bool delta_open(buf *out, api_reply *reply, size_t end) {
     open_content_event(out, reply, kinds[reply->cursor.kind].delta);
     buf_puts(out, ",\"delta\":");
     return true;
-}
-
-static bool delta_close(buf *out, api_reply *reply, size_t end) {
-    api__choice *choice = &reply->choices[0];
-    choice->sent = reply->cursor.to;
-    choice->n_written = reply->cursor.to_token;
-    return close_event(out, reply, end);
 }
 
 static bool text_done(buf *out, api_reply *reply, size_t end) {
@@ -427,7 +414,7 @@ static bool part_text(buf *out, api_reply *reply, size_t end) {
 static bool close_part_event(buf *out, api_reply *reply, size_t end) {
     if (is_call(reply)) return true;
     buf_puts(out, "}");
-    return close_event(out, reply, end);
+    return api__step_event_close(out, reply, end);
 }
 
 static bool item_done(buf *out, api_reply *reply, size_t end) {
@@ -438,44 +425,23 @@ static bool item_done(buf *out, api_reply *reply, size_t end) {
 
 static bool item_end(buf *out, api_reply *reply, size_t end) {
     api__part_closed(&reply->choices[0]);
-    return close_event(out, reply, end);
+    return api__step_event_close(out, reply, end);
 }
 
 static const api__step begin_steps[] = {created, echoed,      close_begun, in_progress,
                                         echoed,  close_begun, NULL},
                        open_steps[] = {item_added, part_added, NULL},
                        delta_steps[] = {delta_open,    api__step_text,   content_logprobs,
-                                        api__step_ids, api__step_depths, delta_close,
+                                        api__step_ids, api__step_depths, api__step_delta_close,
                                         NULL},
-                       close_steps[] = {text_done,   api__step_text,   content_logprobs,
-                                        close_event, part_done,        part_text,
-                                        PART_LISTS,  close_part_event, item_done,
-                                        WHOLE_ITEM,  item_end,         NULL};
+                       close_steps[] = {
+                           text_done, api__step_text, content_logprobs, api__step_event_close,
+                           part_done, part_text,      PART_LISTS,       close_part_event,
+                           item_done, WHOLE_ITEM,     item_end,         NULL};
 
 static bool begin_chunk(api_reply *reply, api__choice *choice) {
-    bool finished = choice->state != API__RUNNING;
-    uint32_t due = choice->n_written;
-    reply->cursor = (api__cursor){.steps = begin_steps};
-    if (!reply->begun) return reply->begun = true;
-    while (due < choice->n_tokens && (finished || choice->tokens[due].text_end <= choice->ready))
-        due++;
-    switch (api__next_phase(reply, choice)) {
-    case API__OPENS: reply->cursor.steps = open_steps; return true;
-    case API__GROWS:
-        reply->cursor.steps = delta_steps;
-        reply->cursor.from_token = choice->n_written;
-        reply->cursor.to_token = due;
-        return true;
-    case API__CLOSES:
-        reply->cursor.steps = close_steps;
-        api__at_part(reply, choice, choice->part); /* all of it */
-        reply->cursor.to_token = choice->n_tokens;
-        return true;
-    case API__NOTHING: break;
-    }
-    reply->cursor.steps = NULL;
-    choice->closed = finished;
-    return false;
+    static const api__part_events events = {begin_steps, open_steps, delta_steps, close_steps};
+    return api__begin_part_event(reply, choice, &events);
 }
 
 /* ---- writing: the last event of a stream, and a whole answer ---- */
@@ -522,7 +488,8 @@ static bool close_response(buf *out, api_reply *reply, size_t end) {
 #define ALL_ITEMS [WHOLE_BEGIN] = whole_begin, WHOLE_ITEM, whole_end, close_output, echoed
 
 static void begin_end(api_reply *reply) {
-    static const api__step steps[] = {completed, ALL_ITEMS, close_response, close_event, NULL};
+    static const api__step steps[] = {completed, ALL_ITEMS, close_response, api__step_event_close,
+                                      NULL};
     reply->cursor = (api__cursor){.steps = steps};
 }
 
