@@ -81,7 +81,6 @@ static void handle_asset(srv_req *req) {
                       ARRAY_LEN(fixed));
 }
 
-enum { MOST_ROUTES = 32 };
 #define ENDPOINT (ROUTE_JSON | ROUTE_LOADED | ROUTE_WORK | ROUTE_V1)
 
 /* The routes besides the endpoints of api/endpoints.c. */
@@ -103,17 +102,18 @@ static const char *without_v1(const char *path) {
 
 /* Makes the table at the first call; the page is its last row. */
 const srv_route *srv_routes(size_t *n) {
-    static srv_route routes[MOST_ROUTES];
+    static srv_route routes[SRV_MAX_ROUTES];
     static size_t n_routes;
     size_t n_endpoints;
     const api_endpoint *endpoints = api_endpoints(&n_endpoints);
-    for (size_t i = 0; n_routes < n_endpoints && i < n_endpoints; i++) {
-        routes[n_routes++] = (srv_route){without_v1(endpoints[i].path), "POST", ENDPOINT,
-                                         srv_parse_start, &endpoints[i]};
+    *n = n_endpoints + ARRAY_LEN(fixed_routes);
+    if (*n > SRV_MAX_ROUTES) abort(); /* a row too many; no input can cause it */
+    for (; n_routes < n_endpoints; n_routes++) {
+        routes[n_routes] = (srv_route){without_v1(endpoints[n_routes].path), "POST", ENDPOINT,
+                                       srv_parse_start, &endpoints[n_routes]};
     }
-    for (size_t i = 0; n_routes < n_endpoints + ARRAY_LEN(fixed_routes); i++)
-        routes[n_routes++] = fixed_routes[i];
-    *n = n_routes;
+    for (; n_routes < *n; n_routes++)
+        routes[n_routes] = fixed_routes[n_routes - n_endpoints];
     return routes;
 }
 
@@ -230,8 +230,8 @@ static bool examine_origin(srv_req *req, const char *method, const char *host) {
 /* Names the paths that look most like the unknown one. Here the client has shown its key if it
  * needs one, so no stranger learns what exists. */
 static bool refuse_unknown(srv_req *req, const char *path) {
-    static char spelled[MOST_ROUTES][48];
-    const char *known[MOST_ROUTES];
+    static char spelled[SRV_MAX_ROUTES][48];
+    const char *known[SRV_MAX_ROUTES];
     size_t n = 0, n_routes;
     const srv_route *routes = srv_routes(&n_routes);
     for (size_t i = 0; i + 1 < n_routes; i++) {

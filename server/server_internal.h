@@ -56,6 +56,7 @@ enum {
     SRV_KEY_NAME = 32,
     SRV_TICK_MS = 1000, /* between two checks of all deadlines */
     SRV_MAX_KEYS = 1024,
+    SRV_MAX_ROUTES = 32,
     SRV_FAULTS_KEPT = 3, /* this many numeric failures within ten seconds end the process */
 };
 
@@ -364,7 +365,7 @@ typedef struct {
     uint64_t evicted; /* requests ended because all requests together held too much */
     uint64_t crowd_cut, refused_address, refused_foreign;
     uint64_t bad_clients, numeric_failures, cancelled_by_client;
-    uint64_t requests_by_route[32];
+    uint64_t requests_by_route[SRV_MAX_ROUTES];
     uint64_t loop_turn_max_ns;
 } srv_counts;
 void srv_metrics_init(srv_counts *counts, uint32_t max_context);
