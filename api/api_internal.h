@@ -31,6 +31,11 @@ enum {
 
 /* ---- helpers ---- */
 
+/* The blanks of JSON. */
+static inline bool api__is_blank(char byte) {
+    return byte == ' ' || byte == '\n' || byte == '\t' || byte == '\r';
+}
+
 int api__out_of_memory(err *e);
 int api__push_id(token_ids *ids, uint32_t id, err *e) WARN_UNUSED;
 bool api__file_exists(const char *path);

@@ -52,10 +52,6 @@ enum { MAX_STRING = 64 }; /* bytes of a key or a name */
 
 static const char args_tag[] = "[ARGS]", call_id_tag[] = "[CALL_ID]", call_word[] = ".call(";
 
-static bool blank(char byte) {
-    return byte == ' ' || byte == '\n' || byte == '\t' || byte == '\r';
-}
-
 static bool name_char(char byte) {
     return (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') ||
            (byte >= '0' && byte <= '9') || byte == '_' || byte == '-';
@@ -177,7 +173,7 @@ static bool member_byte(const api_request *req, api__answer *answer, const char 
     api__reader *reader = &answer->reader;
     char byte = text[reader->at];
     if (reader->state == KEY || reader->state == VALUE) return string_byte(req, reader, text);
-    if (blank(byte)) return true;
+    if (api__is_blank(byte)) return true;
     switch (reader->state) {
     case KEY_GAP:
         reader->state = KEY;
@@ -305,9 +301,9 @@ static void text_byte(const api_request *req, api__reader *reader, const char *t
     if (req->notation->open && byte == req->notation->open[0]) {
         enter(reader, TAG);
         reader->start = reader->at;
-    } else if (!reader->talking && !blank(byte) && call_begins(req, reader, text)) {
+    } else if (!reader->talking && !api__is_blank(byte) && call_begins(req, reader, text)) {
         reader->start = reader->at;
-    } else if (!blank(byte)) {
+    } else if (!api__is_blank(byte)) {
         reader->talking = true;
         reader->solid = reader->at + 1;
     }
@@ -348,7 +344,7 @@ static bool tag_byte(const api_request *req, api__reader *reader, const char *te
 /* Behind a tag, which may stand there twice. */
 static bool begin_byte(const api_request *req, api__reader *reader, const char *text) {
     char byte = text[reader->at];
-    if (blank(byte)) return true;
+    if (api__is_blank(byte)) return true;
     if (byte != req->notation->open[0]) return call_begins(req, reader, text);
     enter(reader, TAG);
     return true;
@@ -358,7 +354,8 @@ static bool begin_byte(const api_request *req, api__reader *reader, const char *
 static void after_byte(const api_request *req, api__answer *answer, const char *text) {
     api__reader *reader = &answer->reader;
     char byte = text[reader->at];
-    bool separates = blank(byte) || byte == ',' || byte == ';' || (byte == ']' && reader->list);
+    bool separates =
+        api__is_blank(byte) || byte == ',' || byte == ';' || (byte == ']' && reader->list);
     reader->start = reader->said = reader->solid = reader->at;
     if (byte == ']') reader->list = false;
     if (separates) return;
@@ -400,7 +397,7 @@ static bool call_byte(const api_request *req, api__answer *answer, const char *t
     case TAG: return tag_byte(req, reader, text);
     case BEGIN: return begin_byte(req, reader, text);
     case LIST:
-        if (blank(text[reader->at])) return true;
+        if (api__is_blank(text[reader->at])) return true;
         enter(reader, KEY_GAP);
         return text[reader->at] == '{';
     case NAME: return name_byte(req, answer, text);

@@ -28,14 +28,10 @@ bool api__python_byte(api__reader *reader, char byte) {
     return false;
 }
 
-static bool blank(char byte) {
-    return byte == ' ' || byte == '\n' || byte == '\t' || byte == '\r';
-}
-
 static piece trimmed(piece part) {
-    while (part.n > 0 && blank(part.text[part.n - 1]))
+    while (part.n > 0 && api__is_blank(part.text[part.n - 1]))
         part.n--;
-    while (part.n > 0 && blank(*part.text)) {
+    while (part.n > 0 && api__is_blank(*part.text)) {
         part.text++;
         part.n--;
     }

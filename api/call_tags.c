@@ -27,16 +27,12 @@ static const char open_call[] = "<tool_call>", close_call[] = "</tool_call>",
                   open_function[] = "<function=", close_function[] = "</function>",
                   open_param[] = "<parameter=", close_param[] = "</parameter>";
 
-static bool blank(char byte) {
-    return byte == ' ' || byte == '\n' || byte == '\t' || byte == '\r';
-}
-
 /* ---- values ---- */
 
 static void trim(const char **text, size_t *n) {
-    while (*n > 0 && blank((*text)[*n - 1]))
+    while (*n > 0 && api__is_blank((*text)[*n - 1]))
         (*n)--;
-    while (*n > 0 && blank(**text)) {
+    while (*n > 0 && api__is_blank(**text)) {
         (*text)++;
         (*n)--;
     }
@@ -222,7 +218,7 @@ static bool tag_byte(api__reader *reader, const char *text, const char *first, u
 /* Reads blanks and the beginning of a tag. */
 static bool gap_byte(api__reader *reader, char byte, uint8_t next) {
     if (byte == '<') begin_tag(reader, next, reader->at);
-    return byte == '<' || blank(byte);
+    return byte == '<' || api__is_blank(byte);
 }
 
 static bool name_byte(const api_request *req, api__reader *reader, const char *text) {
@@ -251,7 +247,7 @@ static bool key_byte(const api_request *req, api__reader *reader, const char *te
 static void text_byte(api__reader *reader, char byte) {
     if (byte == '<') {
         begin_tag(reader, OPEN, reader->at);
-    } else if (!blank(byte)) {
+    } else if (!api__is_blank(byte)) {
         reader->after_call = false;
         reader->solid = reader->at + 1;
     } else if (reader->after_call) {
@@ -267,7 +263,7 @@ static void give_up(api__reader *reader, const char *text) {
     reader->state = TEXT;
     reader->after_call = false;
     reader->solid = reader->at;
-    while (blank(text[reader->solid - 1]))
+    while (api__is_blank(text[reader->solid - 1]))
         reader->solid--;
 }
 

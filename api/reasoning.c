@@ -24,12 +24,8 @@ const api__marks api__all_marks[] = {
 };
 const size_t api__n_marks = ARRAY_LEN(api__all_marks);
 
-static bool is_blank(char byte) {
-    return byte == ' ' || byte == '\n' || byte == '\r' || byte == '\t';
-}
-
 size_t api__without_blanks(const char *text, size_t n) {
-    while (n > 0 && is_blank(text[n - 1]))
+    while (n > 0 && api__is_blank(text[n - 1]))
         n--;
     return n;
 }
@@ -115,7 +111,7 @@ static size_t begins_mark(const char *text, size_t n, const char *mark) {
 }
 
 static size_t skip_blanks(const char *text, size_t from, size_t end) {
-    while (from < end && is_blank(text[from]))
+    while (from < end && api__is_blank(text[from]))
         from++;
     return from;
 }

@@ -1,8 +1,19 @@
-/* grammar.c - feeds a text to an automaton, byte by byte. */
+/* grammar.c - compiles a schema, and feeds a text to its automaton, byte by byte. */
 #include "tests/lib/grammar.h"
 
 #include <criterion/criterion.h>
 #include <stdlib.h>
+
+api__grammar *grammar_compile(const char *text, bool strict, err *e) {
+    json_error_t why;
+    json_t *schema = text ? json_loads(text, JSON_DECODE_ANY, &why) : NULL;
+    api__grammar *grammar = NULL;
+    if (text) cr_assert(schema, "the test's schema: %s in %s", why.text, text);
+    int rc = api__grammar_compile(&grammar, schema, strict, "schema", e);
+    cr_assert_eq(rc == 0, grammar != NULL);
+    json_decref(schema);
+    return grammar;
+}
 
 int grammar_feed(const api__grammar *grammar, const char *text) {
     api__automaton machine;

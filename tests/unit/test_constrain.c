@@ -14,14 +14,7 @@
 TestSuite(constrain, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 static api__grammar *compile(const char *text, err *e) {
-    json_error_t why;
-    json_t *schema = text ? json_loads(text, JSON_DECODE_ANY, &why) : NULL;
-    api__grammar *grammar = NULL;
-    if (text) cr_assert(schema, "the test's schema: %s in %s", why.text, text);
-    int rc = api__grammar_compile(&grammar, schema, false, "schema", e);
-    cr_assert_eq(rc == 0, grammar != NULL);
-    json_decref(schema);
-    return grammar;
+    return grammar_compile(text, false, e);
 }
 
 Test(constrain, texts_are_whole_begun_or_refused) {

@@ -2,6 +2,7 @@
  * fits, or for their size. */
 #include "api/grammar/constrain_internal.h"
 #include "base/buf.h"
+#include "tests/lib/grammar.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
@@ -9,19 +10,8 @@
 
 TestSuite(constrain_refused, .fini = fail_on_leaks, .timeout = HANGS_S);
 
-static api__grammar *compile_as(const char *text, bool strict, err *e) {
-    json_error_t why;
-    json_t *schema = text ? json_loads(text, JSON_DECODE_ANY, &why) : NULL;
-    api__grammar *grammar = NULL;
-    if (text) cr_assert(schema, "the test's schema: %s in %s", why.text, text);
-    int rc = api__grammar_compile(&grammar, schema, strict, "schema", e);
-    cr_assert_eq(rc == 0, grammar != NULL);
-    json_decref(schema);
-    return grammar;
-}
-
 static api__grammar *compile(const char *text, err *e) {
-    return compile_as(text, false, e);
+    return grammar_compile(text, false, e);
 }
 
 Test(constrain_refused, what_lies_outside_the_subset_is_refused_by_its_name) {
@@ -96,7 +86,7 @@ Test(constrain_refused, what_lies_outside_the_subset_is_refused_by_its_name) {
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         err e = {0};
-        cr_assert_null(compile_as(rows[i].schema, true, &e), "row %zu was accepted: %s", i,
+        cr_assert_null(grammar_compile(rows[i].schema, true, &e), "row %zu was accepted: %s", i,
                        rows[i].schema);
         cr_assert_eq(e.code, rows[i].code, "row %zu: %s", i, e.msg);
         cr_assert(strstr(e.msg, rows[i].says), "row %zu: '%s' lacks %s", i, e.msg, rows[i].says);
