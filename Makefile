@@ -155,8 +155,8 @@ $(B)/grammar: $(addprefix $(B)/bench/grammar/,dear.o grammar.o schemas.o vocabul
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(LIBS)
 
-# Renders chat templates for tests/real_folders, a line each.
-$(B)/jinja-render: $(B)/tests/tools/jinja_render.o $(B)/libfathom.a
+# Renders chat templates for tests/folders/published, a line each.
+$(B)/jinja-render: $(B)/tests/folders/published/jinja_render.o $(B)/libfathom.a
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) $(LINK_EXE) -o $@ $^ $(LIBS)
 

@@ -1,5 +1,5 @@
-// Processor time of 15 texts of 2 MB through each published tokenizer of tests/real_folders, and of
-// opening it. Run after `make` and `npm ci` in tests/real_folders:
+// Processor time of 15 texts of 2 MB through each published tokenizer of tests/folders/published, and of
+// opening it. Run after `make` and `npm ci` in tests:
 //
 //   node bench/tokenizers.mjs [NAME...]
 //
@@ -8,9 +8,9 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { scripts } from '../tests/real_folders/corpus.mjs';
-import { folderOf, names as all } from '../tests/real_folders/lib.mjs';
-import { code, languages, program, random, randomText } from '../tests/tokenizer/lib.mjs';
+import { scripts } from '../tests/folders/published/corpus.mjs';
+import { folderOf, names as all } from '../tests/folders/published/lib.mjs';
+import { code, languages, program, random, randomText } from '../tests/folders/tokenizer/lib.mjs';
 
 const BYTES = 2 << 20;
 const next = random(13);

@@ -54,7 +54,7 @@ criterion() { # NAME BINARY ARGS...
     if [ "$rc" -ne 0 ] && [ "$bad" -eq 0 ]; then echo "FAIL $name: exit status $rc"; tail -40 "$log/$name.log"; count 0 1 0; fi
 }
 hook() { # DIR/run.sh: exit 0 ok, 77 skipped
-    local name; name=$(basename "$(dirname "$1")")
+    local name; name=$(dirname "${1#tests/}"); name=${name//\//-}
     "$1" >"$log/$name.log" 2>&1
     case $? in
     0) count 1 0 0; echo "ok   $name"; tail -3 "$log/$name.log" ;;
@@ -63,9 +63,7 @@ hook() { # DIR/run.sh: exit 0 ok, 77 skipped
     esac
 }
 node_tests() { # DIR [FILE...]: node's own runner, its counts added
-    local dir=$1 name; name=$(basename "$dir"); shift
-    (cd "$dir" && npm ci --no-audit --no-fund --loglevel=error) >"$log/npm-$name.log" 2>&1 || {
-        tail -20 "$log/npm-$name.log"; echo "FAIL npm ci in $dir"; count 0 1 0; return; }
+    local dir=$1 name; name=${dir#tests/}; name=${name//\//-}; shift
     (cd "$dir" && npm test --silent -- "$@") >"$log/node-$name.log" 2>&1
     local rc=$? ok bad skip
     ok=$(sed -n 's/^\(# \|ℹ \)pass \([0-9]*\)$/\2/p' "$log/node-$name.log" | awk '{n+=$1} END {print n+0}')
@@ -75,6 +73,10 @@ node_tests() { # DIR [FILE...]: node's own runner, its counts added
     count "$ok" "$bad" "$skip"
     echo "$name: $ok passed, $bad failed, $skip skipped"
     [ "$bad" -gt 0 ] && { grep -nE '^\s*not ok|✖|failureType|Error' "$log/node-$name.log" | head -60; }
+}
+node_packages() { # one npm workspace serves every folder of node tests
+    (cd tests && npm ci --no-audit --no-fund --loglevel=error) >"$log/npm.log" 2>&1 && return
+    tail -20 "$log/npm.log"; echo "FAIL npm ci in tests"; count 0 1 0; return 1
 }
 thread_tests() {
     build SAN=thread stress-all || return
@@ -86,6 +88,7 @@ thread_tests() {
 # libraries that TSan is not built into run on the loop's thread, or hand over under locks it sees.
 http_under_tsan() { # FILE...
     build SAN=thread all || return
+    node_packages || return
     export FATHOM_BIN=$PWD/build/san-thread/fathom
     export TSAN_OPTIONS="halt_on_error=1:exitcode=66:second_deadlock_stack=1"
     node_tests tests/http "$@"
@@ -104,11 +107,13 @@ computing() { # the lane that needs the processor
 }
 waiting() { # the lane of servers, clients and commands; folders bring their own hook or package
     local file
-    for file in tests/*/package.json; do
-        [ -f "$file" ] && group "$(dirname "$file")" node_tests "$(dirname "$file")"
-    done
-    for file in tests/*/run.sh; do
-        [ -x "$file" ] && [ "$file" != tests/cuda/run.sh ] && group "$(dirname "$file")" hook "$file"
+    if group "packages of the node tests" node_packages; then
+        for file in tests/*/package.json tests/*/*/package.json; do
+            [[ $file == */node_modules/* ]] || group "$(dirname "$file")" node_tests "$(dirname "$file")"
+        done
+    fi
+    for file in tests/*/run.sh tests/*/*/run.sh; do
+        [ -x "$file" ] && [[ $file != tests/cuda/run.sh && $file != tests/cuda/sass/run.sh ]] && group "$(dirname "$file")" hook "$file"
     done
 }
 

@@ -2,7 +2,7 @@
 // whole, and its first 10,000 entries with an end token.
 //   node bench/grammar/tokenizer.mjs OUT
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { readRanks, toTokenizerJson } from '../../tests/tokenizer/lib.mjs';
+import { readRanks, toTokenizerJson } from '../../tests/folders/tokenizer/lib.mjs';
 
 const out = process.argv[2];
 const whole = readRanks('o200k_base');

@@ -1,6 +1,6 @@
 /* test_api_chatml.c - ChatML as Ouro, SmolLM2 and their kin write it: default system turns,
  * thoughts, chat_template_kwargs, and end tokens. Equality with a Jinja engine and the Rust
- * tokenizers is in tests/tokenizer/chatml.test.mjs. */
+ * tokenizers is in tests/folders/tokenizer/chatml.test.mjs. */
 #include "api/dialect_internal.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/chat.h"

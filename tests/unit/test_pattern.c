@@ -1,5 +1,5 @@
 /* test_pattern.c - patterns of a tokenizer.json: refusals and their messages, bounds, memory.
- * tests/tokenizer/patterns.test.mjs compares their matches with the reference. */
+ * tests/folders/tokenizer/patterns.test.mjs compares their matches with the reference. */
 #include "base/buf.h"
 #include "base/clock.h"
 #include "tests/lib/oom.h"

@@ -2,7 +2,7 @@
  *
  * Each schema is compiled strict and not. Under strict no instance that the suite calls invalid may
  * be allowed, in any spelling tried here. Without strict every schema compiles that allows a value
- * of a known form. tests/schema_suite/draft7.txt lists what strict refuses and which valid
+ * of a known form. tests/suites/schema_draft7.txt lists what strict refuses and which valid
  * instances cannot be written; FATHOM_SUITE_LIST=FILE writes the list anew. */
 #include "api/grammar/constrain_internal.h"
 #include "base/buf.h"
@@ -18,7 +18,7 @@
 
 #define SUITE "/usr/share/json-schema-test-suite/tests/draft7/"
 #define UNPACKED "build/sysroot" SUITE
-#define LIST "tests/schema_suite/draft7.txt"
+#define LIST "tests/suites/schema_draft7.txt"
 
 TestSuite(schema_suite, .fini = fail_on_leaks, .timeout = HANGS_S);
 

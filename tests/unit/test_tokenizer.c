@@ -1,6 +1,6 @@
 /* test_tokenizer.c - refused files, pre-tokenizer behaviours, added tokens, broken bytes, and
  * merging against a plain reading of the definition. Equality with the published tokenizers is in
- * tests/tokenizer. */
+ * tests/folders/tokenizer. */
 #include "base/cancel.h"
 #include "tests/lib/testlib.h"
 #include "tests/lib/tokens.h"

@@ -1,6 +1,6 @@
 /* test_tokenizer_missing.c - vocabularies without some bytes, as SmolLM2's and Ouro's are,
  * and the other keys of such a file. Equality with the reference over a whole vocabulary is
- * in tests/tokenizer/missing.test.mjs. */
+ * in tests/folders/tokenizer/missing.test.mjs. */
 #include "base/model_json.h"
 #include "tests/lib/stderr.h"
 #include "tests/lib/testlib.h"

@@ -1,6 +1,6 @@
 /* test_tokenizer_sp.c - SentencePiece's way of BPE: characters as symbols, normalizers and the
  * origins of their output, decoders. Equality with the reference is in
- * tests/tokenizer/sentencepiece.test.mjs. */
+ * tests/folders/tokenizer/sentencepiece.test.mjs. */
 #include "tests/lib/stderr.h"
 #include "tests/lib/testlib.h"
 #include "tests/lib/tokens.h"

@@ -1,0 +1,112 @@
+#!/bin/sh
+# `fathom bench engine` and `fathom compare` on the demo model: what they print is whole, and
+# every mode of one policy puts out the same tokens.
+set -eu
+cd "$(dirname "$0")/../../.."
+fathom=build/fathom
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+fail() { echo "FAIL: $*"; exit 1; }
+
+"$fathom" bench engine --model models/demo --device cpu --sequences 2,6 --repeat 1 --prompt-tokens 12 \
+    --output-tokens 12 --json >"$out/bench.json" 2>/dev/null
+jq -e '.runs | length == 10' "$out/bench.json" >/dev/null || fail "not ten runs"
+jq -e '[.runs[].tokens_differing] | add == 0' "$out/bench.json" >/dev/null || fail "tokens differ between modes"
+jq -e '[.runs[] | select(.tokens_compared > 0)] | length >= 6' "$out/bench.json" >/dev/null || fail "nothing compared"
+jq -e 'all(.runs[]; .tokens_per_s > 0 and .ratio_to_full > 0 and .bound_ratio > 0 and .percent_of_bound > 0
+    and .cache_bytes > 0 and .mean_depth >= 1 and .mean_depth <= .max_loops
+    and (.depth_histogram | add) == .positions)' "$out/bench.json" >/dev/null || fail "a figure is off"
+jq -e '[.runs[] | select(.policy == "last") | .cache_bytes < .cache_bytes_all_loops] | all' "$out/bench.json" \
+    >/dev/null || fail "last stores every loop"
+
+# The simulator, with costs fitted to that run: the same work and launches; its times add up to the run's.
+"$fathom" bench engine --model models/demo --simulate --simulate-from "$out/bench.json" --sequences 2,6 --repeat 1 \
+    --prompt-tokens 12 --output-tokens 12 --json >"$out/sim.json" 2>/dev/null
+jq -e '.clock == "virtual" and .device == "simulated" and (.runs | length == 10) and ([.runs[].tokens_differing] | add == 0)
+    and all(.runs[]; (.launches | length) == .prelude.launches + .recurrent.launches + .coda.launches)' \
+    "$out/sim.json" >/dev/null || fail "the simulator"
+jq -e -s 'def seconds: [.runs[].seconds] | add; (.[1] | seconds) / (.[0] | seconds) | . > 0.85 and . < 1.15' \
+    "$out/bench.json" "$out/sim.json" >/dev/null || fail "simulated and real seconds differ"
+jq -e -s '[.[].runs[] | select(.mode == "full") | .recurrent.launches] | .[0] == .[2] and .[1] == .[3]' \
+    "$out/bench.json" "$out/sim.json" >/dev/null || fail "simulated and real launches of full differ"
+# By hand, in which the costs are the result: full with 100 ns a row and nothing else.
+"$fathom" bench engine --model models/demo --simulate --costs 'prelude=0,0 recurrent=0,100 coda=0,0' --mean-depth 3 --sequences 4 \
+    --modes full --json 2>/dev/null >"$out/hand.json"
+jq -e '.runs[0] | (.seconds * 1e9 - 100 * .recurrent.rows | fabs) < 1e5 and .fr_ns == 100 and .mean_depth > 2 and .mean_depth < 4' \
+    "$out/hand.json" >/dev/null || fail "costs by hand"
+
+# The scheduler's own time per row does not grow with requests that wait, nor with a burst that shares its prompts.
+for shared in 0 128; do
+    for waiting in 0 8192; do
+        "$fathom" bench engine --model models/demo --simulate --costs 'prelude=100000,1000 recurrent=500000,2000 coda=150000,1000' \
+            --mean-depth 3 --sequences 32 --waiting $waiting --shared-prompt $shared --prompt-tokens 192 --output-tokens 16 \
+            --same-lengths --repeat 1 --modes depthwise/last --json 2>/dev/null >"$out/waiting$waiting.json"
+    done
+    jq -e -s 'def per_row: .runs[1] | (.scheduler_seconds + .warm_up.scheduler_seconds) / (.prelude.rows + .recurrent.rows
+        + .warm_up.positions); (.[1] | per_row) < 4 * (.[0] | per_row)' "$out/waiting0.json" "$out/waiting8192.json" >/dev/null \
+        || fail "steps grow with waiting requests"
+done
+
+"$fathom" compare --model models/demo --device cpu --text models/demo/held_out.txt --first 1024 --at-loops 1 \
+    --json >"$out/compare.json" 2>/dev/null
+jq -e '.runs[0].mean_kl == 0 and .runs[0].top1_agreement == 1' "$out/compare.json" >/dev/null || fail "exact is not itself"
+jq -e '.runs[1].policy == "last" and .runs[1].mean_kl < 0.001 and .runs[1].top1_agreement > 0.98' \
+    "$out/compare.json" >/dev/null || fail "last is far from exact"
+jq -e '.runs[2].policy == "collapse" and .runs[2].mean_kl > .runs[1].mean_kl and .runs[2].mean_kl < 0.1
+    and .runs[2].cache_bytes_per_token == .runs[3].cache_bytes_per_token' "$out/compare.json" >/dev/null ||
+    fail "collapse: $(cat "$out/compare.json")"
+jq -e '.runs[3].mean_depth == 1 and .runs[3].mean_kl > 0.5' "$out/compare.json" >/dev/null || fail "one loop costs nothing"
+
+# The same of a family with several core layers, a hazard gate and a cap: the demo's tokenizer over
+# random weights.
+"$fathom" init --variant ouro_tiny --out "$out/shape" --dtype float32 >/dev/null
+jq '.vocab_size = 2048' "$out/shape/config.json" >"$out/config.json"
+"$fathom" init --config "$out/config.json" --out "$out/ouro" --dtype float32 --mean-depth 2.5 >/dev/null
+cp models/demo/tokenizer.json models/demo/tokenizer_config.json "$out/ouro"
+ouro="--model $out/ouro --device cpu"
+text="--text models/demo/held_out.txt --first 512"
+
+# shellcheck disable=SC2086
+"$fathom" score $ouro $text --window 128 >"$out/score.json" 2>/dev/null
+jq -e '.family == "ouro" and .core_layers == 3 and .exit == {rule: "hazard", threshold: 0.5}
+    and .mean_depth > 1.5 and .mean_depth < 3.5 and (.depth_histogram | length) == 4' "$out/score.json" >/dev/null || fail "score: $(cat "$out/score.json")"
+# shellcheck disable=SC2086
+"$fathom" score $ouro $text --window 128 --halted-kv last >"$out/score.json" 2>/dev/null
+jq -e '.mean_depth == 4' "$out/score.json" >/dev/null || fail "with last a prompt must run every loop: $(cat "$out/score.json")"
+# shellcheck disable=SC2086
+"$fathom" score $ouro $text --window 128 --halted-kv last --prompt-min-loops 2 >"$out/score.json" 2>/dev/null
+jq -e '.depth_histogram[0] == 0 and .depth_histogram[1] > 0 and .mean_depth < 4' "$out/score.json" >/dev/null ||
+    fail "--prompt-min-loops 2: $(cat "$out/score.json")"
+# shellcheck disable=SC2086
+"$fathom" compare $ouro $text --at-loops 1,4 --json >"$out/compare.json" 2>/dev/null
+jq -e '.exit.rule == "hazard" and .runs[0].mean_kl == 0 and .runs[1].policy == "last" and .runs[1].mean_kl > 0
+    and .runs[1].cache_bytes_per_token < .runs[0].cache_bytes_per_token
+    and .runs[0].cache_bytes_per_token == 4 * 1536 and .runs[2].cache_bytes_per_token == 1536
+    and .runs[2].policy == "collapse" and .runs[2].mean_kl > 0
+    and .runs[3].mean_depth == 1 and .runs[4].mean_kl == 0' "$out/compare.json" >/dev/null || fail "compare: $(cat "$out/compare.json")"
+# shellcheck disable=SC2086
+"$fathom" bench engine $ouro --sequences 3 --repeat 1 --prompt-tokens 12 --output-tokens 12 --json >"$out/bench.json" 2>"$out/bench.txt"
+jq -e '.family == "ouro" and .core_layers == 3 and ([.runs[].tokens_differing] | add == 0)
+    and all(.runs[]; .max_loops == 4 and .mean_depth <= 4)' "$out/bench.json" >/dev/null || fail "bench engine on an Ouro"
+grep -q 'ouro, 3 core layers, exit by hazard at 0.5, 4 loops' "$out/bench.txt" || fail "bench engine names no rule"
+# shellcheck disable=SC2086
+"$fathom" bench engine $ouro --sequences 3 --repeat 2 --prompt-tokens 12 --output-tokens 40 --modes depthwise/exact,depthwise/collapse \
+    --json >"$out/bench.json" 2>"$out/bench.txt"
+jq -e '[.runs[].policy] == ["exact", "exact", "collapse"] and ([.runs[].tokens_differing] | add == 0)' "$out/bench.json" >/dev/null ||
+    fail "bench engine with collapse: $(cat "$out/bench.txt")"
+# shellcheck disable=SC2086
+if "$fathom" compare $ouro $text --at-loops 5 2>"$out/err"; then fail "compare took 5 loops of 4"; fi
+grep -q 'from 1 to 4' "$out/err" || fail "compare: $(cat "$out/err")"
+
+for bad in "bench engine --model models/demo --sequences 0" "bench engine --model models/demo --modes none" \
+    "bench engine --model models/demo --sequences 2 --prompt-tokens 900 --output-tokens 900" \
+    "bench engine --model models/demo --clock cpu" "bench engine --model models/demo --simulate" \
+    "bench engine --model models/demo --simulate --simulate-from nowhere" \
+    "bench engine --model models/demo --simulate --simulate-from models/demo/config.json" \
+    "bench engine --model models/demo --simulate --mean-depth 3 --costs prelude=1" "compare --model models/demo --text nowhere" \
+    "compare --model models/demo --text models/demo/held_out.txt --at-loops 0" \
+    "compare --model models/demo --text models/demo/held_out.txt --window 2000"; do
+    # shellcheck disable=SC2086
+    if "$fathom" $bad --device cpu >/dev/null 2>&1; then fail "accepted: $bad"; fi
+done
+echo "bench engine and compare: ok"
