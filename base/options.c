@@ -200,10 +200,14 @@ int opt_read_file(buf *out, const char *option, const char *path, size_t max_byt
                    option, why.msg);
 }
 
-int opt_fail(const err *e) {
-    fprintf(stderr, "fathom: %s\n", e->msg[0] ? e->msg : err_text(e->code));
+int opt_exit_status(const err *e) {
     return e->code == ERR_USAGE || e->code == ERR_BAD_FILE || e->code == ERR_NOT_FOUND ||
                    e->code == ERR_BAD_PARAM || e->code == ERR_TOO_LONG
                ? EXIT_USAGE
                : EXIT_FAILED;
+}
+
+int opt_fail(const err *e) {
+    fprintf(stderr, "fathom: %s\n", e->msg[0] ? e->msg : err_text(e->code));
+    return opt_exit_status(e);
 }

@@ -134,6 +134,10 @@ int serve_options(server_opts *opts, int argc, char **argv, serve_with with) {
          "with --device fake: microseconds that each token takes (default 0)", 0, 1e6, false},
         {"--log-level", OPT_CHOICE, &opts->log_level, "alert|warn|info|debug",
          "least important kind of log line that is written (default info)", 0, 0, false},
+        {"--log-format", OPT_CHOICE, &opts->log_format, "auto|text|json",
+         "form of the log: text; json: an object a line; auto: text, with coloured levels on a "
+         "terminal and with systemd's <N> levels in its journal (default auto)",
+         0, 0, false},
     };
     const opt_command command = {
         .command = "serve",

@@ -28,12 +28,10 @@ static void on_flush(uv_timer_t *timer) {
     uv_stop(&server->loop);
 }
 
-void srv_stop(srv *server, int exit_status, const char *why) {
-    if (server->stopping) return;
+static void stop(srv *server, int exit_status, const char *why) {
     server->stopping = true;
     server->stop_why = why;
     server->exit_status = exit_status;
-    if (exit_status) log_line(LOG_ALERT, "%s", why);
     if (!server->draining) {
         server->draining = true;
         srv_mhd_quiesce(server);
@@ -44,6 +42,18 @@ void srv_stop(srv *server, int exit_status, const char *why) {
         (void)srv_step(req, REQ_EV_STOP);
     }
     uv_timer_start(&server->drain_timer, on_flush, 0, FLUSH_TICK_MS);
+}
+
+void srv_stop_for(srv *server, const err *cause, const char *why) {
+    if (server->stopping) return;
+    log_line(LOG_ALERT, "%s: %s", why, cause->msg[0] ? cause->msg : err_text(cause->code));
+    stop(server, opt_exit_status(cause), why);
+}
+
+void srv_stop(srv *server, int exit_status, const char *why) {
+    if (server->stopping) return;
+    if (exit_status) log_line(LOG_ALERT, "%s", why);
+    stop(server, exit_status, why);
 }
 
 void srv_drain_check(srv *server) {

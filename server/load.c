@@ -99,7 +99,7 @@ static void on_loaded(uv_work_t *task, int status) {
     srv *server = load->server;
     server->load = NULL;
     if (load->rc != 0) {
-        srv_stop(server, opt_fail(&load->error), "the model could not be loaded");
+        srv_stop_for(server, &load->error, "the model could not be loaded");
         free(load);
         return;
     }
@@ -112,7 +112,7 @@ static void on_loaded(uv_work_t *task, int status) {
     srv_metrics_init(&server->counts, model_plan_of(server->model.model)->max_seq_len);
     err e = {0};
     if (srv_engine_open(server, &e) != 0) {
-        srv_stop(server, opt_fail(&e), "the engine thread did not start");
+        srv_stop_for(server, &e, "the engine thread did not start");
         return;
     }
     server->loaded = true;

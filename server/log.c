@@ -33,28 +33,45 @@ static double ms(uint64_t from, uint64_t to) {
     return to > from ? (double)(to - from) / 1e6 : 0;
 }
 
+/* Probes ask often, and what they hear is in the log anyway. */
+static bool is_probe(const srv_req *req) {
+    return req->route && strcmp(req->route->path, "/ready") == 0;
+}
+
+static const char *or_null(const char *text) {
+    return text && text[0] ? text : NULL;
+}
+
 void srv_log_request(const srv_req *req) {
     srv *server = req->server;
     const srv_outcome *outcome = &req->outcome;
     uint64_t now = clock_ns();
     unsigned status = req->status ? req->status : 499; /* the peer left before an answer */
-    const char *route = req->route ? req->route->path : "-";
-    if (!outcome->engine) {
-        if (status >= 400 && status != 503 && !srv_log_budget(server)) return;
-        log_line(status >= 400 ? LOG_INFO : LOG_DEBUG, "request id=%s route=%s status=%u ms=%.1f",
-                 req->id[0] ? req->id : "-", route, status, ms(req->start_ns, now));
+    const char *route = req->route ? req->route->path : NULL;
+    double first = outcome->first_token_ns ? ms(req->start_ns, outcome->first_token_ns) : 0;
+    double depth = outcome->output ? (double)outcome->loops / (double)outcome->output : 0;
+    const log_field fields[] = {
+        {"id", LOG_A_TEXT, .text = or_null(req->id)},
+        {"key", LOG_A_TEXT, .text = server->keys ? srv_keys_name(server->keys, req->key) : NULL},
+        {"route", LOG_A_TEXT, .text = route},
+        {"status", LOG_A_COUNT, .count = status},
+        {"ms", LOG_A_REAL, .real = ms(req->start_ns, now), .digits = 1},
+        {"client_left", LOG_A_BOOL, .count = outcome->client_left},
+        {"stream", LOG_A_BOOL, .count = outcome->stream},
+        {"finish", LOG_A_TEXT, .text = outcome->finish},
+        {"prompt", LOG_A_COUNT, .count = outcome->prompt},
+        {"cached", LOG_A_COUNT, .count = outcome->cached},
+        {"output", LOG_A_COUNT, .count = outcome->output},
+        {"depth", LOG_A_REAL, .real = depth, .digits = 2},
+        {"queue_ms", LOG_A_REAL, .real = (double)outcome->queued_ns / 1e6, .digits = 1},
+        {"ttft_ms", LOG_A_REAL, .real = first, .digits = 1},
+    };
+    enum { WITHOUT_ENGINE = 5 }; /* fields that every request has */
+    if (outcome->engine) {
+        log_event(LOG_INFO, "request", fields, ARRAY_LEN(fields));
         return;
     }
-    log_line(
-        LOG_INFO,
-        "request id=%s key=%s route=%s status=%u%s stream=%d finish=%s prompt=%llu cached=%llu "
-        "output=%llu depth=%.2f queue_ms=%.1f ttft_ms=%.1f ms=%.1f",
-        req->id[0] ? req->id : "-", server->keys ? srv_keys_name(server->keys, req->key) : "-",
-        route, status, outcome->client_left ? " client-left" : "", outcome->stream,
-        outcome->finish ? outcome->finish : "-", (unsigned long long)outcome->prompt,
-        (unsigned long long)outcome->cached, (unsigned long long)outcome->output,
-        outcome->output ? (double)outcome->loops / (double)outcome->output : 0.0,
-        (double)outcome->queued_ns / 1e6,
-        outcome->first_token_ns ? ms(req->start_ns, outcome->first_token_ns) : 0.0,
-        ms(req->start_ns, now));
+    if (status >= 400 && status != 503 && !srv_log_budget(server)) return;
+    log_event(status >= 400 && !is_probe(req) ? LOG_INFO : LOG_DEBUG, "request", fields,
+              WITHOUT_ENGINE);
 }

@@ -1,6 +1,7 @@
 /* server.c - the listening sockets and the life of the loop. */
 #include "base/clock.h"
 #include "base/machine.h"
+#include "base/progress.h"
 #include "server/server_internal.h"
 
 #include <arpa/inet.h>
@@ -229,6 +230,7 @@ server_opts server_opts_default(void) {
         .admin_port = SERVER_UNSET,
         .port = 8080,
         .log_level = "info",
+        .log_format = "auto",
         .max_queue = 2048, /* room for a request of 64 prompts with 16 choices, and for others */
         .max_body = 2 << 20,
         .request_memory = request_memory_here(),
@@ -262,7 +264,10 @@ int server_run(const server_opts *opts) {
     server->opts = *opts;
     server->start_ns = clock_ns();
     log_level level = LOG_INFO;
+    log_format format = LOG_AUTO;
     if (log_level_find(server->opts.log_level, &level) == 0) log_set_level(level);
+    if (log_format_find(server->opts.log_format, &format) == 0) log_set_format(format);
+    progress_into_log();
     if (getrandom(&server->id_seed, sizeof server->id_seed, 0) != (ssize_t)sizeof server->id_seed)
         server->id_seed = server->start_ns;
     srv_metrics_init(&server->counts, 1024); /* set again when the model's context is known */

@@ -340,6 +340,8 @@ int srv_signals_open(srv *server, err *e) WARN_UNUSED;
 void srv_drain_check(srv *server); /* ends the loop when all work is drained */
 /* Stops serving; the process ends with this exit status. Live streams get an error event. */
 void srv_stop(srv *server, int exit_status, const char *why);
+/* The same after a failure, which decides the exit status and stands in the log. */
+void srv_stop_for(srv *server, const err *cause, const char *why);
 
 /* replaced.c. Once a second: checks on a worker whether a file of the model was changed. */
 void srv_look_at_model(srv *server);

@@ -236,11 +236,33 @@ test("an answer to a Connection: close request closes after it", async () => {
     });
 });
 
-test("a folder that is no model ends the process with status 2", async () => {
+test("a folder that is no model ends the process with status 2, said once and in the log's own form", async () => {
     const s = await Server.start([], { model: "/nonexistent", ready: false });
     const end = await s.ended;
     assert.equal(end.code, 2);
-    assert.match(s.log, /fathom: .*nonexistent/);
+    assert.match(s.log, /^\S+Z alert the model could not be loaded: .*nonexistent/m);
+    assert.equal(s.log.split("No such file").length, 2);
+    for (const line of s.log.trim().split("\n")) assert.match(line, /^\d{4}-\d\d-\d\dT\S+Z (alert|warn|info) /);
+});
+
+test("--log-format json: every line is an object, and a request's facts are its members", async () => {
+    await withServer(["--log-format", "json"], async (s) => {
+        await s.post("/v1/completions", ask, { headers: { "X-Request-Id": "one-line" } });
+        await until("the line", () => /"id":"one-line"/.test(s.log));
+        const lines = s.log.trim().split("\n").map((line) => JSON.parse(line));
+        for (const line of lines) {
+            assert.ok(["alert", "warn", "info"].includes(line.level) && line.message, JSON.stringify(line));
+            assert.equal(new Date(line.time).toISOString().slice(0, 19), line.time.slice(0, 19));
+        }
+        const request = lines.find((line) => line.id === "one-line");
+        assert.equal(request.message, "request");
+        assert.equal(request.status, 200);
+        assert.equal(request.output, 8);
+        assert.equal(request.stream, false);
+        assert.equal(request.client_left, false);
+        assert.equal(request.key, null);
+        assert.ok(request.ms > 0 && request.depth >= 1);
+    });
 });
 
 test("a port in use ends the process with status 1", async () => {

@@ -19,7 +19,7 @@ for (const stream of [true, false]) {
                 if (how === "FIN") c.destroy();
                 else c.rst();
                 await s.cancelled({ clients: 1, below: ask.max_tokens });
-                await until("its line", () => /client-left/.test(s.log));
+                await until("its line", () => /client_left=true/.test(s.log));
             });
         });
     }
@@ -106,6 +106,7 @@ test("SIGTERM: not ready, no new connections, the running stream ends whole, exi
         const ready = await s.get("/ready", { agent });
         assert.equal(ready.status, 503);
         assert.equal(ready.headers.connection, "close");
+        assert.doesNotMatch(s.log, /route=\/ready/, "probes ask often");
         await assert.rejects(s.get("/health"), /ECONNREFUSED/);
         const text = (await running).text;
         assert.equal(events(text).at(-1), "[DONE]");
