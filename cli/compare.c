@@ -1,6 +1,6 @@
 /* compare.c - fathom compare: the quality lost by cheaper ways to run a model, compared on the same
  * text with policy exact at the default number of loops. */
-#include "base/clock.h"
+#include "base/progress.h"
 #include "base/size.h"
 #include "cli/describe.h"
 #include "engine/backend.h"
@@ -103,18 +103,18 @@ static int run_window(compare *cmp, compare_run *run, err *e) {
 }
 
 static int run_windows(compare *cmp, const uint32_t *ids, size_t n, err *e) {
-    uint64_t started = clock_ns(), spoke = started;
-    for (size_t at = 0; at < n; at += cmp->window) {
+    progress bar;
+    int rc = 0;
+    progress_start(&bar, "comparing", "tokens", n);
+    for (size_t at = 0; at < n && rc == 0; at += cmp->window) {
         cmp->window_ids = ids + at;
         cmp->n_window_ids = n - at < cmp->window ? (uint32_t)(n - at) : cmp->window;
-        for (size_t i = 0; i < cmp->n_runs; i++) {
-            if (run_window(cmp, &cmp->runs[i], e) != 0) return -1;
-        }
-        if (clock_ns() - spoke < 1000000000u) continue;
-        spoke = clock_ns();
-        fprintf(stderr, "fathom compare: %zu of %zu tokens\n", at + cmp->n_window_ids, n);
+        for (size_t i = 0; i < cmp->n_runs && rc == 0; i++)
+            rc = run_window(cmp, &cmp->runs[i], e);
+        progress_add(&bar, cmp->n_window_ids);
     }
-    return 0;
+    progress_stop(&bar);
+    return rc;
 }
 
 static double loops_kept(const compare_run *run, double most) {

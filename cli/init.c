@@ -1,26 +1,16 @@
 /* init.c - fathom init: writes a model folder of random weights. */
-#include "base/clock.h"
+#include "base/json.h"
+#include "base/progress.h"
 #include "cli/cli.h"
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { CONFIG_MAX_BYTES = 1 << 20 };
 
-/* Prints a line once a second, if the work takes longer. */
-typedef struct {
-    uint64_t started, spoke;
-    bool said;
-} write_progress;
-
 static void show_progress(void *ud, uint64_t done, uint64_t all) {
-    write_progress *progress = ud;
-    uint64_t now = clock_ns();
-    if (now - progress->started < 1000000000u || now - progress->spoke < 1000000000u) return;
-    progress->spoke = now;
-    progress->said = true;
-    fprintf(stderr, "fathom init: %.1f of %.1f GB\n", (double)done / 1e9, (double)all / 1e9);
+    (void)all;
+    progress_set(ud, done);
 }
 
 static int config_of(model_plan *plan, const char *variant, const char *file, err *e) {
@@ -67,12 +57,31 @@ static int check_depth(const model_plan *plan, double depth, err *e) {
                    "--mean-depth: %s models run a fixed number of loops", plan_family_name(plan));
 }
 
+static void print_result(const char *dir, const model_plan *plan, uint64_t bytes, const char *dtype,
+                         bool json) {
+    uint64_t params = plan_params(plan);
+    if (!json) {
+        printf("%s: %.3f M parameters, %.3f MB, %s\n", dir, (double)params / 1e6,
+               (double)bytes / 1e6, dtype);
+        return;
+    }
+    buf out = {0};
+    buf_puts(&out, "{\"folder\":");
+    buf_json_text(&out, dir);
+    buf_printf(&out, ",\"family\":\"%s\",\"parameters\":%llu,\"bytes\":%llu,\"dtype\":\"%s\"}\n",
+               plan_family_name(plan), (unsigned long long)params, (unsigned long long)bytes,
+               dtype);
+    fputs(out.data ? out.data : "", stdout);
+    buf_deinit(&out);
+}
+
 int cmd_init(int argc, char **argv) {
     char names[512];
     list_variants(names, sizeof names);
     const char *variant = NULL, *file = NULL, *out = NULL, *dtype = "bfloat16", *policy = NULL;
     uint64_t seed = 0, shard_bytes = 0;
     double depth = 0;
+    bool json = false;
     const opt_row options[] = {
         {"--variant", OPT_TEXT, &variant, "NAME", names, 0, 0, false},
         {"--config", OPT_TEXT, &file, "FILE", "config.json to follow, instead of --variant", 0, 0,
@@ -93,6 +102,8 @@ int cmd_init(int argc, char **argv) {
         {"--shard-bytes", OPT_BYTES, &shard_bytes, "BYTES",
          "split the weights into files of about this many bytes (default: one file)", 0, 9.2e18,
          false},
+        {"--json", OPT_FLAG, &json, NULL,
+         "print one JSON object with folder, family, parameters, bytes and dtype", 0, 0, false},
     };
     const opt_command command = {
         "init", "writes a model folder of random weights",
@@ -105,7 +116,7 @@ int cmd_init(int argc, char **argv) {
     if (config_of(&plan, variant, file, &e) != 0) return opt_fail(&e);
     if (policy && set_policy(&plan, policy, &e) != 0) return opt_fail(&e);
     if (check_depth(&plan, depth, &e) != 0) return opt_fail(&e);
-    write_progress progress = {.started = clock_ns()};
+    progress bar;
     const model_init_opts opts = {
         .seed = seed,
         .dtype = strcmp(dtype, "float32") == 0   ? DTYPE_F32
@@ -114,11 +125,13 @@ int cmd_init(int argc, char **argv) {
         .mean_depth = (float)depth,
         .shard_bytes = shard_bytes,
         .progress = show_progress,
-        .ud = &progress,
+        .ud = &bar,
     };
-    if (model_init_write(out, &plan, &opts, &e) != 0) return opt_fail(&e);
-    uint64_t params = plan_params(&plan);
-    printf("%s: %.3f M parameters, %.3f MB, %s\n", out, (double)params / 1e6,
-           (double)params * (double)model_dtype_bytes(opts.dtype) / 1e6, dtype);
+    uint64_t params = plan_params(&plan), bytes = params * model_dtype_bytes(opts.dtype);
+    progress_start(&bar, "writing weights", NULL, bytes);
+    int rc = model_init_write(out, &plan, &opts, &e);
+    progress_stop(&bar);
+    if (rc != 0) return opt_fail(&e);
+    print_result(out, &plan, bytes, dtype, json);
     return 0;
 }

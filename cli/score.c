@@ -1,7 +1,7 @@
 /* score.c - `fathom score`: log-probability and depth of each position of given token sequences,
  * all in one batch; perplexity of a text. */
-#include "base/clock.h"
 #include "base/json.h"
+#include "base/progress.h"
 #include "base/size.h"
 #include "cli/describe.h"
 
@@ -35,7 +35,6 @@ typedef struct {
     uint32_t vocab;
     int logits_fd; /* -1: not wanted */
     bool write_failed;
-    size_t n_ended;
     err_code failed;
 } scores;
 
@@ -43,6 +42,7 @@ typedef struct {
 typedef struct {
     scores *all;
     uint64_t *id_of; /* [n_seqs] scheduler id */
+    progress bar;
 } sink_state;
 
 static sequence *find(sink_state *st, uint64_t id) {
@@ -62,9 +62,9 @@ static void on_event(void *ud, const sched_event *ev) {
         uint64_t at = find(st, ev->id)->first + ev->pos;
         all->logprob[at] = ev->pos ? ev->logprob : NAN;
         all->depth[at] = ev->depth;
-    } else if (ev->kind == SCHED_END) {
-        all->n_ended++;
-        if (ev->finish == SCHED_FAILED && all->failed == ERR_NONE) all->failed = ev->why;
+        progress_add(&st->bar, 1);
+    } else if (ev->kind == SCHED_END && ev->finish == SCHED_FAILED && all->failed == ERR_NONE) {
+        all->failed = ev->why;
     }
 }
 
@@ -175,13 +175,6 @@ static int submit(scheduler *sched, sink_state *st, size_t i, const options *opt
     return sched_submit(sched, &request, &st->id_of[i], e);
 }
 
-static void show_progress(const scores *all, uint64_t *last) {
-    uint64_t now = clock_ns();
-    if (now - *last < 1000000000u) return;
-    *last = now;
-    fprintf(stderr, "\rscored %zu of %zu sequences", all->n_ended, all->n_seqs);
-}
-
 static int run_scores(const runtime *rt, const options *opts, scores *all, err *e) {
     sink_state st = {.all = all, .id_of = array_new(all->n_seqs, sizeof(uint64_t))};
     scheduler *sched = NULL;
@@ -189,8 +182,8 @@ static int run_scores(const runtime *rt, const options *opts, scores *all, err *
     if (st.id_of == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
     for (size_t i = 0; i < all->n_seqs; i++)
         st.id_of[i] = UINT64_MAX;
+    progress_start(&st.bar, "scoring", "tokens", all->n_positions);
     if (sched_create(&sched, rt->backend, &rt->sched, on_event, &st, e) != 0) goto done;
-    uint64_t last = clock_ns(), start = last;
     size_t sent = 0;
     for (bool idle = false; !idle || sent < all->n_seqs;) {
         err busy = {0};
@@ -201,10 +194,7 @@ static int run_scores(const runtime *rt, const options *opts, scores *all, err *
             goto done;
         }
         if (sched_step(sched, &idle, e) != 0) goto done;
-        show_progress(all, &last);
     }
-    if (clock_ns() - start > 1000000000u)
-        fprintf(stderr, "\rscored %zu sequences        \n", all->n_ended);
     if (all->failed != ERR_NONE) {
         err_set(e, all->failed, NULL, "the scoring failed: %s", err_text(all->failed));
         goto done;
@@ -216,6 +206,7 @@ static int run_scores(const runtime *rt, const options *opts, scores *all, err *
     }
     rc = 0;
 done:
+    progress_stop(&st.bar);
     sched_destroy(sched);
     free(st.id_of);
     return rc;

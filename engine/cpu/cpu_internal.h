@@ -6,6 +6,7 @@
 #ifndef FATHOM_CPU_INTERNAL_H
 #define FATHOM_CPU_INTERNAL_H
 
+#include "base/progress.h"
 #include "engine/backend_internal.h"
 
 #include <stdatomic.h>
@@ -324,8 +325,9 @@ int eng__load_weights(eng__cpu *cpu, err *e) WARN_UNUSED;
 bool eng__packed_open(eng__cpu *cpu);
 bool eng__packed_save(eng__cpu *cpu);
 void eng__packed_close(eng__cpu *cpu); /* fine if nothing is mapped */
-/* Checksum of an image; false if a page cannot be read. */
-bool eng__image_sum(eng__pool *pool, const uint8_t *data, size_t bytes, uint64_t *sum);
+/* Checksum of an image; false if a page cannot be read. The bar, if any, is told of each part. */
+bool eng__image_sum(eng__pool *pool, const uint8_t *data, size_t bytes, uint64_t *sum,
+                    progress *bar);
 uint64_t eng__hash(uint64_t seed, const void *bytes, size_t n);
 uint64_t eng__hash_tensor(uint64_t seed, const model_tensor *tensor);
 

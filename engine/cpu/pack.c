@@ -2,19 +2,14 @@
  *
  * As stored, bfloat16 stays bfloat16 (exact); float32 and float16 become float32. Padding columns
  * and padding k steps are zero. */
-#include "base/clock.h"
-#include "base/log.h"
 #include "base/size.h"
 #include "engine/cpu/pack_internal.h"
 #include "engine/rowmath.h"
 
 #include <math.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 enum { K_STEPS = 2 * ENG__GROUP }; /* k steps of a panel that fit the nearest cache */
 
@@ -104,7 +99,7 @@ static void pack_block(const eng__pack *pack, uint32_t panel_idx, uint32_t k0, u
 }
 
 static void pack_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
-    const eng__pack *pack = arg;
+    eng__pack *pack = arg;
     uint32_t n_in =
         pack->mat->type == ENG__I8 ? round_up(pack->mat->n_in, ENG__GROUP) : pack->mat->n_in;
     (void)worker;
@@ -114,20 +109,8 @@ static void pack_work(void *arg, uint32_t first, uint32_t last, uint32_t worker)
         for (uint32_t k0 = 0; k0 < n_in; k0 += K_STEPS) {
             pack_block(pack, panel_idx, k0, eng__min(n_in - k0, K_STEPS), panel);
         }
+        progress_add(&pack->bar, pack->mat->panel_bytes);
     }
-}
-
-/* Progress: a running counter on a terminal, one line in a log; nothing in the first second. */
-static void say_progress(eng__pack *pack) {
-    uint64_t now = clock_ns();
-    if (now - pack->started_ns < 1000000000u || now - pack->said_ns < 500000000u) return;
-    if (isatty(STDERR_FILENO)) {
-        fprintf(stderr, "\rpacking weights: %3.0f%%",
-                100.0 * (double)pack->at / (double)pack->cpu->image.bytes);
-    } else if (pack->said_ns == 0) {
-        log_line(LOG_INFO, "packing %.2f GB of weights", (double)pack->cpu->image.bytes / 1e9);
-    }
-    pack->said_ns = now;
 }
 
 static eng__wtype type_of(const eng__pack *pack, uint32_t n_in) {
@@ -214,7 +197,6 @@ int eng__pack_run(eng__pack *pack, uint32_t n_out, uint32_t n_in, err *e) {
 #endif
             eng__pool_run(pack->cpu->pool, pack_work, pack, mat->panels, 1);
             advise_sources(pack, MADV_DONTNEED);
-            say_progress(pack);
         }
     }
     if (!size_add(pack->at, bytes, &pack->at)) goto too_large;

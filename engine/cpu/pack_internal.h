@@ -27,7 +27,7 @@ typedef struct {
     uint32_t row0, col0, hidden, hidden_padded;
     model_tensor *src; /* GATE_UP: gate, up, gate, up, … */
     uint32_t n_src;
-    uint64_t started_ns, said_ns;
+    progress bar; /* of the filling, by bytes of the image */
 } eng__pack;
 
 /* Assigns pack->mat, of n_out columns and n_in k steps, its place in the image. If the image

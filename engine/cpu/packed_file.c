@@ -36,7 +36,8 @@ enum {
     PAGE = 4096,
     SAMPLES = 16,
     SAMPLE_BYTES = 64,
-    STALE_SECONDS = 300 /* a temporary file of this age without a writer is removed */
+    WRITE_BYTES = 16 << 20, /* of one call, so that progress shows */
+    STALE_SECONDS = 300     /* a temporary file of this age without a writer is removed */
 };
 
 typedef struct {
@@ -120,6 +121,7 @@ typedef struct {
     size_t bytes;
     _Atomic uint64_t sum;
     _Atomic bool unreadable;
+    progress *bar; /* NULL: none */
 } sum_job;
 
 enum { PAGES_PER_ITEM = 256, LINE = 32 };
@@ -187,11 +189,13 @@ static void sum_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) 
         for (size_t at = from; at < to; at += PAGE)
             sum += hash_page(job->data + at, to - at < PAGE ? to - at : PAGE, at);
         atomic_fetch_add_explicit(&job->sum, sum, memory_order_relaxed);
+        if (job->bar) progress_add(job->bar, to - from);
     }
 }
 
-bool eng__image_sum(eng__pool *pool, const uint8_t *data, size_t bytes, uint64_t *sum) {
-    sum_job job = {.data = data, .bytes = bytes};
+bool eng__image_sum(eng__pool *pool, const uint8_t *data, size_t bytes, uint64_t *sum,
+                    progress *bar) {
+    sum_job job = {.data = data, .bytes = bytes, .bar = bar};
     size_t items = bytes / ((size_t)PAGES_PER_ITEM * PAGE) + 1;
     if (items > UINT32_MAX) return false;
     eng__pool_run(pool, sum_work, &job, (uint32_t)items, 4);
@@ -228,7 +232,11 @@ static bool take_map(eng__cpu *cpu, int fd, off_t size, const char *dir) {
         return false;
     }
     (void)madvise(map, bytes, MADV_WILLNEED);
-    if (!eng__image_sum(cpu->pool, map + PAGE, cpu->image.bytes, &sum) || sum != header.image_sum) {
+    progress bar;
+    progress_start(&bar, "reading packed weights", NULL, cpu->image.bytes);
+    bool readable_all = eng__image_sum(cpu->pool, map + PAGE, cpu->image.bytes, &sum, &bar);
+    progress_stop(&bar);
+    if (!readable_all || sum != header.image_sum) {
         log_line(LOG_WARN, "%s is damaged; packing again", path);
         mapped_forget(map);
         munmap(map, bytes);
@@ -269,13 +277,14 @@ void eng__packed_close(eng__cpu *cpu) {
 
 /* ---- writing ---- */
 
-static bool write_all(int fd, const uint8_t *bytes, size_t n) {
+static bool write_all(int fd, const uint8_t *bytes, size_t n, progress *bar) {
     while (n > 0) {
-        ssize_t wrote = write(fd, bytes, n < (1u << 30) ? n : 1u << 30);
+        ssize_t wrote = write(fd, bytes, n < WRITE_BYTES ? n : WRITE_BYTES);
         if (wrote < 0 && errno == EINTR) continue;
         if (wrote <= 0) return false;
         bytes += wrote;
         n -= (size_t)wrote;
+        progress_add(bar, (uint64_t)wrote);
     }
     return true;
 }
@@ -326,11 +335,15 @@ static bool save_in(eng__cpu *cpu, int folder, const uint8_t page[PAGE], mode_t 
     char temp[64];
     int fd = create_temp(cpu, folder, temp, sizeof temp);
     if (fd < 0) return false;
-    bool good = write_all(fd, page, PAGE) && write_all(fd, cpu->image.data, cpu->image.bytes);
+    progress bar;
+    progress_start(&bar, "writing packed weights", NULL, PAGE + cpu->image.bytes);
+    bool good =
+        write_all(fd, page, PAGE, &bar) && write_all(fd, cpu->image.data, cpu->image.bytes, &bar);
     if (good && fchmod(fd, mode) != 0 && errno != EPERM && errno != ENOTSUP) good = false;
     if (good && fsync(fd) != 0) good = false;
     if (good && renameat(folder, temp, folder, name_of(cpu)) != 0) good = false;
     int why = errno;
+    progress_stop(&bar);
     if (!good) (void)unlinkat(folder, temp, 0);
     close(fd); /* releases the lock, after the name is gone */
     errno = why;
@@ -342,7 +355,7 @@ bool eng__packed_save(eng__cpu *cpu) {
     weight_files files = look_at_sources(cpu);
     file_header header = {.key = full_key(cpu, &files), .image_bytes = cpu->image.bytes};
     memcpy(header.magic, magic, sizeof magic);
-    if (!eng__image_sum(cpu->pool, cpu->image.data, cpu->image.bytes, &header.image_sum))
+    if (!eng__image_sum(cpu->pool, cpu->image.data, cpu->image.bytes, &header.image_sum, NULL))
         return false;
     header.header_sum = eng__hash(0, &header, offsetof(file_header, header_sum));
     memcpy(page, &header, sizeof header);

@@ -1,14 +1,11 @@
 /* weights.c - the tensors packed by the CPU engine, and their order.
  *
  * All are loaded twice: the first pass only sizes the image, the second fills it. */
-#include "base/clock.h"
 #include "base/log.h"
 #include "engine/cpu/pack_internal.h"
 #include "engine/rowmath.h"
 
 #include <math.h>
-#include <stdio.h>
-#include <unistd.h>
 
 #define MANY_BYTES 4000000000u /* of float32 weights: worth a hint */
 
@@ -416,7 +413,11 @@ static int fill(eng__pack *pack, err *e) {
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %.2f GB of weights",
                        (double)image->bytes / 1e9);
     }
-    return load_all(pack, e);
+    if (pack->packed) return load_all(pack, e);
+    progress_start(&pack->bar, "packing weights", NULL, image->bytes);
+    int rc = load_all(pack, e);
+    progress_stop(&pack->bar);
+    return rc;
 }
 
 /* Published float32 models were trained and measured in bfloat16. */
@@ -429,7 +430,7 @@ static void advise_bf16(const eng__pack *pack) {
 
 int eng__load_weights(eng__cpu *cpu, err *e) {
     const model_plan *plan = &cpu->plan;
-    eng__pack pack = {.cpu = cpu, .started_ns = clock_ns()};
+    eng__pack pack = {.cpu = cpu};
     cpu->prelude = eng__take(cpu, plan->n_prelude, sizeof *cpu->prelude);
     cpu->core = eng__take(cpu, plan->n_core, sizeof *cpu->core);
     cpu->coda = eng__take(cpu, plan->n_coda, sizeof *cpu->coda);
@@ -451,7 +452,6 @@ int eng__load_weights(eng__cpu *cpu, err *e) {
         pack.packed = false;
         if (fill(&pack, e) != 0) return -1;
     }
-    if (pack.said_ns && isatty(STDERR_FILENO)) fprintf(stderr, "\rpacking weights: 100%%\n");
     if (cpu->opts.packed_cache && !pack.packed) (void)eng__packed_save(cpu);
     return 0;
 }

@@ -1,7 +1,5 @@
 /* upload.c - puts values on the device in its own type, row by row, through a pinned buffer. */
 #include "engine/cuda/upload.h"
-#include "base/clock.h"
-#include "base/log.h"
 #include "base/size.h"
 #include "engine/rowmath.h"
 
@@ -50,14 +48,8 @@ int eng__up_flush(cu_uploader *upload, err *e) {
         return -1;
     }
     upload->to += upload->used;
-    upload->done += upload->used;
+    progress_add(&upload->bar, upload->used);
     upload->used = 0;
-    uint64_t now = clock_ns();
-    if (now - upload->began_ns > 1000000000u && now - upload->said_ns > 1000000000u) {
-        upload->said_ns = now;
-        log_line(LOG_INFO, "weights to the device: %.1f of %.1f GB", (double)upload->done * 1e-9,
-                 (double)upload->all * 1e-9);
-    }
     return 0;
 }
 
@@ -151,7 +143,7 @@ int eng__up_vector(cu_backend *cuda, float **out, tensor_place at, err *e) {
 
 int eng__up_run(cu_backend *cuda, uint32_t longest, int (*all)(cu_uploader *upload, err *e),
                 err *e) {
-    cu_uploader upload = {.cuda = cuda, .all = model_bytes(cuda->model), .began_ns = clock_ns()};
+    cu_uploader upload = {.cuda = cuda};
     size_t row = (size_t)longest * sizeof(float);
     uint32_t threads = eng__threads_here();
     upload.cap = row > STAGE_BYTES ? row : STAGE_BYTES;
@@ -162,7 +154,10 @@ int eng__up_run(cu_backend *cuda, uint32_t longest, int (*all)(cu_uploader *uplo
     if (rc == 0)
         rc = eng__cuda_check(cuda, cudaMallocHost((void **)&upload.stage, upload.cap),
                              "pinning memory", e);
+    progress_start(&upload.bar, "copying weights to the device", NULL,
+                   model_params(cuda->model) * cu_act_bytes(cuda));
     if (rc == 0) rc = all(&upload, e);
+    progress_stop(&upload.bar);
     if (upload.stage) (void)cudaFreeHost(upload.stage);
     free(upload.pieces);
     eng__pool_destroy(upload.pool);

@@ -24,7 +24,7 @@ typedef struct {
     uint32_t n_pieces;
     uint8_t *to; /* target of the staged bytes */
     uint32_t ld;
-    uint64_t done, all, began_ns, said_ns;
+    progress bar; /* by bytes on the device */
 } cu_uploader;
 
 static inline tensor_place cu_at_role(tensor_place at, tensor_role role) {

@@ -225,9 +225,9 @@ Test(cpu_packed, a_page_that_can_not_be_read_is_damage_and_no_signal) {
     void *map = mmap(NULL, sizeof bytes, PROT_READ, MAP_PRIVATE, fd, 0);
     cr_assert(map != MAP_FAILED);
     cr_assert_eq(eng__pool_create(&pool, 2, &e), 0);
-    cr_assert(eng__image_sum(pool, map, sizeof bytes, &sum));
+    cr_assert(eng__image_sum(pool, map, sizeof bytes, &sum, NULL));
     cr_assert_eq(ftruncate(fd, 4096), 0);
-    cr_assert_not(eng__image_sum(pool, map, sizeof bytes, &sum));
+    cr_assert_not(eng__image_sum(pool, map, sizeof bytes, &sum, NULL));
     eng__pool_destroy(pool);
     munmap(map, sizeof bytes);
     close(fd);
