@@ -1,5 +1,6 @@
 /* bench_engine.c - fathom bench engine: batching modes and policies side by side in one
  * run, on real exits, sampling on. */
+#include "base/gnuplot.h"
 #include "base/size.h"
 #include "cli/bench_engine/bench_engine_internal.h"
 #include "cli/bench_engine/costs_internal.h"
@@ -160,9 +161,6 @@ static int plot(const bench *in, const runtime *run_on, const runtime_opts *run_
     char title[200];
     (void)snprintf(title, sizeof title, "%s, %s, %u threads", run_opts->model, info->device,
                    info->threads);
-    for (char *at = title; *at; at++) {
-        if (*at == '\'' || *at == '\\') *at = '_';
-    }
     return be_plot(file, in->lines, in->n_sizes * in->n_modes, title, e);
 }
 
@@ -229,6 +227,7 @@ static int run(const options *opts, runtime_opts *run_opts, err *e) {
     be_costs costs = {0};
     runtime run_on;
     if (parse(&all, opts, run_opts, e) != 0) return -1;
+    if (opts->plot && gnuplot_check("--plot", opts->plot, e) != 0) return -1;
     run_opts->max_running = all.most;
     run_opts->halted_kv = "exact"; /* rows and cache sized for tails */
     run_opts->batching = "depthwise";

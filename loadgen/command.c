@@ -1,5 +1,6 @@
 /* command.c - `fathom bench`: checks options, runs the steps, sets the exit status. */
 #include "base/clock.h"
+#include "base/gnuplot.h"
 #include "base/size.h"
 #include "loadgen/flags_internal.h"
 #include "loadgen/loadgen.h"
@@ -377,6 +378,7 @@ static int run_all(const bench_flags *flags, bench_opts *opts, err *e) {
     tokenizer *tok = NULL;
     bench_run run = {.tokens_by_second = array_new(BENCH_MAX_SECONDS, sizeof(uint32_t))};
     int rc = run.tokens_by_second ? 0 : err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
+    if (rc == 0 && flags->plot) rc = gnuplot_check("--plot", flags->plot, e);
     if (rc == 0 && opts->ready_timeout_s > 0) rc = wait_ready(opts, e);
     if (rc == 0 && opts->model == NULL) {
         rc = find_model(opts, &name, e);

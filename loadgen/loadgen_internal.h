@@ -240,7 +240,7 @@ void bench_print(const bench_stats *stats, const bench_plan *plan, const bench_o
 json_t *bench_json(const bench_stats *stats, const bench_plan *plan, const bench_opts *opts,
                    const bench_run *run, const char *label, const char *const *metadata,
                    size_t n_metadata) WARN_UNUSED;
-/* path ends in .svg or .png. Needs gnuplot. */
+/* path has passed gnuplot_check. */
 int bench_plot(const char *path, const bench_stats *stats, const bench_run *run,
                err *e) WARN_UNUSED;
 

@@ -135,7 +135,8 @@ void be_print_head(FILE *to, const runtime *run_on, const runtime_opts *opts, co
 void be_print_lines(FILE *to, const be_line *lines, size_t n, bool is_virtual);
 void be_print_json(FILE *to, const be_line *lines, size_t n, const runtime *run_on,
                    const be_load *load, uint64_t repeat);
-/* Draws with gnuplot; ERR_IO without it. */
-int be_plot(const char *file, const be_line *lines, size_t n, const char *title, err *e);
+/* file has passed gnuplot_check. */
+int be_plot(const char *file, const be_line *lines, size_t n, const char *title,
+            err *e) WARN_UNUSED;
 
 #endif

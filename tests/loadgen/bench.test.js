@@ -735,6 +735,25 @@ test("--plot draws its four panels", { skip: spawnSync("gnuplot", ["--version"])
     );
 });
 
+test("a picture that cannot be drawn is refused before the first request", async () => {
+    await withMock(
+        () => stream(2),
+        async (mock) => {
+            const refused = async (file, env, why) => {
+                const r = await bench(["--url", mock.url, "--num-prompts", "1", "--plot", file, ...small], { env });
+                assert.equal(r.code, 2, r.errors);
+                assert.match(r.errors, why);
+                assert.equal(r.out, "");
+            };
+            await refused(join(dir, "x.svg"), { PATH: "/nonexistent" }, /--plot needs gnuplot.*apt install gnuplot-nox/);
+            await refused(join(dir, "x.pdf"), {}, /--plot takes a file that ends in \.svg or \.png/);
+            await refused(join(dir, "none", "x.svg"), {}, /the folder .*none: No such file/);
+            assert.equal(mock.seen.bodies.length, 0);
+            assert.deepEqual(mock.seen.gets, []);
+        },
+    );
+});
+
 test("bad usage is named and ends with status 2", async () => {
     const rows = [
         [["--nonsense"], /unknown option '--nonsense'/],
