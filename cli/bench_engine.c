@@ -4,6 +4,7 @@
 #include "base/size.h"
 #include "cli/bench_engine/bench_engine_internal.h"
 #include "cli/bench_engine/costs_internal.h"
+#include "cli/numbers.h"
 #include "engine/backend.h"
 
 #include <stdio.h>
@@ -38,19 +39,12 @@ typedef struct {
 } bench;
 
 static int parse_sizes(bench *to, const char *text, err *e) {
-    for (const char *at = text; *at;) {
-        char *end;
-        unsigned long n = strtoul(at, &end, 10);
-        if (end == at || n < 1 || n > 65536 || to->n_sizes == BE_MAX_SIZES ||
-            (*end && *end != ',')) {
-            return err_set(e, ERR_USAGE, "--sequences",
-                           "'%s': expected up to %d numbers with commas", text, BE_MAX_SIZES);
-        }
-        to->sizes[to->n_sizes++] = (uint32_t)n;
-        if (n > to->most) to->most = (uint32_t)n;
-        at = *end ? end + 1 : end;
+    if (numbers_read("--sequences", text, 65536, to->sizes, BE_MAX_SIZES, &to->n_sizes, e) != 0)
+        return -1;
+    for (size_t i = 0; i < to->n_sizes; i++) {
+        if (to->sizes[i] > to->most) to->most = to->sizes[i];
     }
-    return to->n_sizes ? 0 : err_set(e, ERR_USAGE, "--sequences", "no number given");
+    return 0;
 }
 
 static bool listed(const char *list, const char *name) {

@@ -1,8 +1,13 @@
-/* compare.c - fathom compare: the quality lost by cheaper ways to run a model, compared on the same
- * text with policy exact at the default number of loops. */
+/* compare.c - fathom compare: the quality lost by cheaper ways to run a model. With --text: the
+ * same text under each policy and with fewer loops, compared with policy exact at the default
+ * number of loops. With --questions: right answers (compare/). */
+#include "base/clock.h"
+#include "base/gnuplot.h"
 #include "base/progress.h"
 #include "base/size.h"
+#include "cli/compare/compare_internal.h"
 #include "cli/describe.h"
+#include "cli/numbers.h"
 #include "engine/backend.h"
 
 #include <math.h>
@@ -36,7 +41,7 @@ typedef struct {
 } compare;
 
 typedef struct {
-    const char *text, *loops;
+    const char *text, *questions, *loops, *plot;
     uint64_t window, first;
     bool json;
 } options;
@@ -188,18 +193,13 @@ static void print_json(const compare *cmp, size_t n_tokens) {
 static int add_runs(compare *cmp, const char *loops, uint32_t ceiling, err *e) {
     for (int policy = 0; policy < KV_POLICIES; policy++)
         cmp->runs[cmp->n_runs++] = (compare_run){.policy = (kv_policy)policy};
-    for (const char *at = loops; at && *at;) {
-        char *end;
-        unsigned long n = strtoul(at, &end, 10);
-        if (end == at || n < 1 || n > ceiling || cmp->n_runs == MAX_RUNS || (*end && *end != ',')) {
-            return err_set(
-                e, ERR_USAGE, "--at-loops",
-                "--at-loops '%s': expected up to %d numbers from 1 to %u, separated by commas",
-                loops, MAX_RUNS - KV_POLICIES, ceiling);
-        }
-        cmp->runs[cmp->n_runs++] = (compare_run){.policy = KV_EXACT, .max_loops = (uint32_t)n};
-        at = *end ? end + 1 : end;
-    }
+    uint32_t numbers[MAX_RUNS - KV_POLICIES];
+    size_t n = 0;
+    if (loops &&
+        numbers_read("--at-loops", loops, ceiling, numbers, ARRAY_LEN(numbers), &n, e) != 0)
+        return -1;
+    for (size_t i = 0; i < n; i++)
+        cmp->runs[cmp->n_runs++] = (compare_run){.policy = KV_EXACT, .max_loops = numbers[i]};
     return 0;
 }
 
@@ -258,39 +258,83 @@ static int run_compare(const runtime *rt, const options *opts, err *e) {
     return rc;
 }
 
+static int check_options(const options *opts, err *e) {
+    if ((opts->text != NULL) == (opts->questions != NULL))
+        return err_set(e, ERR_USAGE, NULL, "compare: give one of --text and --questions");
+    if (opts->plot && opts->questions == NULL)
+        return err_set(e, ERR_USAGE, "--plot", "compare: --plot goes with --questions");
+    return opts->plot ? gnuplot_check("--plot", opts->plot, e) : 0;
+}
+
+static int compare_text(runtime_opts *run_opts, const options *opts, err *e) {
+    runtime rt;
+    /* The text stands for generated tokens, so the higher minimum for prompt tokens does not
+     * apply. */
+    if (run_opts->prompt_min_loops == 0) run_opts->prompt_min_loops = 1;
+    run_opts->halted_kv = "exact"; /* so that there are rows for tails */
+    run_opts->batching = "depthwise";
+    run_opts->max_running = 1;
+    if (runtime_open(&rt, run_opts, e) != 0) return -1;
+    int rc = run_compare(&rt, opts, e);
+    runtime_close(&rt);
+    return rc;
+}
+
+static int compare_answers(runtime_opts *run_opts, const options *opts, err *e) {
+    runtime rt;
+    ask_opts ask = {
+        .questions = opts->questions, .loops = opts->loops, .plot = opts->plot, .json = opts->json};
+    run_opts->halted_kv = "exact";
+    run_opts->batching = "depthwise";
+    run_opts->max_running = ASK_AT_ONCE;
+    if (runtime_open(&rt, run_opts, e) != 0) return -1;
+    int rc = ask_compare(&rt, &ask, e);
+    runtime_close(&rt);
+    return rc;
+}
+
 int cmd_compare(int argc, char **argv) {
     runtime_opts ro = {0};
     options opts = {.window = 128};
     const opt_row table[] = {
         ENGINE_OPTIONS(&ro),
-        {"--text", OPT_TEXT, &opts.text, "FILE", "text file to compare on", 0, 0, true},
+        {"--text", OPT_TEXT, &opts.text, "FILE",
+         "text file to compare on: loss, agreement and depth of every token", 0, 0, false},
+        {"--questions", OPT_TEXT, &opts.questions, "FILE",
+         "questions to ask instead of --text, a JSON object a line: {\"prompt\": TEXT, "
+         "\"answer\": TEXT, \"steps\": N}, where steps is optional; reports the share of right "
+         "answers by steps, with at most N loops and at the model's own depth, under policies "
+         "exact "
+         "and last",
+         0, 0, false},
         {"--window", OPT_UINT, &opts.window, "N",
          "tokens of one window; a window is computed without what stands before it (default 128)",
          2, 1e6, false},
         {"--first", OPT_UINT, &opts.first, "N", "use only the first N tokens (default: all)", 2,
          1e9, false},
         {"--at-loops", OPT_TEXT, &opts.loops, "N,N",
-         "also run policy exact with at most N loops, for each N", 0, 0, false},
+         "also run with at most N loops, for each N; with --text under policy exact (default: "
+         "none; "
+         "with --questions: all up to the model's)",
+         0, 0, false},
+        {"--plot", OPT_TEXT, &opts.plot, "FILE",
+         "with --questions: also draw right answers over loops into FILE, which ends in .svg or "
+         ".png (needs gnuplot)",
+         0, 0, false},
         {"--json", OPT_FLAG, &opts.json, NULL, "print JSON instead of a table", 0, 0, false},
     };
-    const opt_command command = {
-        "compare",
-        "compares policies last and collapse, and fewer loops, with policy exact on the same text",
-        "fathom compare --model models/demo --text "
-        "models/demo/held_out.txt --first 8192 --at-loops 1,2,4",
-        table, ARRAY_LEN(table)};
+    const opt_command command = {"compare",
+                                 "compares policies and fewer loops: on a text with policy exact "
+                                 "at the default loops, or by "
+                                 "the share of right answers",
+                                 "fathom compare --model models/demo --text "
+                                 "models/demo/held_out.txt --first 8192 --at-loops 1,2,4",
+                                 table, ARRAY_LEN(table)};
     int parsed = opt_parse(&command, argc, argv);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     err e = {0};
-    ro.halted_kv = "exact"; /* so that there are rows for tails */
-    /* The text stands for generated tokens, so the higher minimum for prompt tokens does not
-     * apply. */
-    if (ro.prompt_min_loops == 0) ro.prompt_min_loops = 1;
-    ro.batching = "depthwise";
-    ro.max_running = 1;
-    runtime rt;
-    if (runtime_open(&rt, &ro, &e) != 0) return opt_fail(&e);
-    int rc = run_compare(&rt, &opts, &e);
-    runtime_close(&rt);
+    int rc = check_options(&opts, &e);
+    if (rc == 0)
+        rc = opts.questions ? compare_answers(&ro, &opts, &e) : compare_text(&ro, &opts, &e);
     return rc == 0 ? 0 : opt_fail(&e);
 }

@@ -57,6 +57,47 @@ jq -e '.runs[2].policy == "collapse" and .runs[2].mean_kl > .runs[1].mean_kl and
     fail "collapse: $(cat "$out/compare.json")"
 jq -e '.runs[3].mean_depth == 1 and .runs[3].mean_kl > 0.5' "$out/compare.json" >/dev/null || fail "one loop costs nothing"
 
+# Questions: as many loops as steps, and with fewer loops only the shorter questions are right.
+hops="--model models/hops --device cpu --questions models/hops/questions.jsonl"
+# shellcheck disable=SC2086
+"$fathom" compare $hops --at-loops 8,2 --json >"$out/hops.json" 2>/dev/null
+jq -e '.questions == 200 and .default_loops == 8 and [.runs[] | [.policy, .max_loops]] ==
+    [["exact", 2], ["exact", 8], ["exact", null], ["last", 2], ["last", 8], ["last", null]]' "$out/hops.json" >/dev/null ||
+    fail "runs of the questions: $(cat "$out/hops.json")"
+jq -e 'all(.runs[]; .asked == 200 and [.by_steps[].steps] == [range(1; 9)] and all(.by_steps[]; .asked == 25))
+    and all(.runs[] | select(.max_loops == 2) | .by_steps[]; .right == (if .steps <= 2 then 25 else 0 end)
+        and .mean_loops == ([.steps, 2] | min))
+    and all(.runs[] | select(.max_loops != 2) | .by_steps[]; .right == 25 and .mean_loops == .steps)' "$out/hops.json" \
+    >/dev/null || fail "answers: $(cat "$out/hops.json")"
+# Anybody's questions, without steps, and an answer as a number; a wrong line is named.
+printf '%s\n' '{"prompt": "In the beginning", "answer": "God", "source": [1]}' '' '{"prompt": "And", "answer": 7}' >"$out/own.jsonl"
+"$fathom" compare --model models/demo --device cpu --questions "$out/own.jsonl" --at-loops 1 --json 2>/dev/null >"$out/own.json"
+jq -e '.questions == 2 and .runs[1].max_loops == null and .runs[1].by_steps[0].steps == null and .runs[1].right <= 1' \
+    "$out/own.json" >/dev/null || fail "own questions: $(cat "$out/own.json")"
+refused() { # what the error says, arguments...
+    says=$1
+    shift
+    status=0
+    "$fathom" compare --model models/hops --device cpu "$@" >/dev/null 2>"$out/error" || status=$?
+    [ $status -eq 2 ] || fail "status $status: $*"
+    grep -q -- "$says" "$out/error" || fail "'$says' is not in: $(cat "$out/error")"
+}
+echo '{"prompt": "Ann"}' >>"$out/own.jsonl"
+refused 'line 4 of .*own.jsonl has no "answer"' --questions "$out/own.jsonl"
+echo '{"prompt"' >>"$out/own.jsonl"
+refused 'line 5 of .*own.jsonl: not valid JSON' --questions "$out/own.jsonl"
+refused 'give one of --text and --questions' --json
+refused 'give one of --text and --questions' --text models/demo/held_out.txt --questions "$out/own.jsonl"
+refused "at-loops '1,17'" --questions models/hops/questions.jsonl --at-loops 1,17
+refused 'plot goes with --questions' --text models/demo/held_out.txt --plot "$out/x.svg"
+refused 'ends in .svg or .png' --questions models/hops/questions.jsonl --plot "$out/x.pdf"
+if command -v gnuplot >/dev/null; then
+    # shellcheck disable=SC2086
+    "$fathom" compare $hops --at-loops 1,8 --plot "$out/hops.svg" >/dev/null 2>&1
+    grep -q 'policies exact and last alike: 100 % right at 4.50 loops' "$out/hops.svg" || fail "no title in the staircase"
+    grep -q '>8 steps<' "$out/hops.svg" || fail "no band of 8 steps"
+fi
+
 # The same of a family with several core layers, a hazard gate and a cap: the demo's tokenizer over
 # random weights.
 "$fathom" init --variant ouro_tiny --out "$out/shape" --dtype float32 >/dev/null
