@@ -153,7 +153,9 @@ static int allocate(scheduler *sched, err *e) {
     limits->opts.weights = NULL; /* belong to the caller */
     limits->n_blocks = cache->n_blocks;
     limits->n_pages = cache->n_pages;
-    if (allocate_rows(sched, e) != 0 || sched__flights_init(sched, e) != 0) return -1;
+    if (allocate_rows(sched, e) != 0 || sched__flights_init(sched, e) != 0 ||
+        sched__launches_init(&sched->launches, limits->opts.ceiling_loops, e) != 0)
+        return -1;
     return eng_sampler_create(&sched->sampler, sched->plan->vocab_size, e);
 }
 
@@ -204,6 +206,7 @@ void sched_destroy(scheduler *sched) {
     free(sched->cohorts);
     free(sched->loop_slots);
     sched__flights_deinit(sched);
+    sched__launches_deinit(&sched->launches);
     free(sched->mask);
     free(sched);
 }

@@ -37,7 +37,9 @@ static void add_loop(scheduler *sched, flight *next, picked *pick, uint32_t at) 
                                   sched->rules.last_stands_in ? max_loops - loop : 1);
     edit->guarded = (row->flags & ENG_ROW_GUARDED) != 0;
     edit->guard = row->guard;
-    next->origins[next->n_rows - 1].slot = edit->slot;
+    row_origin *origin = &next->origins[next->n_rows - 1];
+    origin->slot = edit->slot;
+    origin->prompt = row->pos < seq->req.n_prompt;
     if (coh->timed) sched__loop_slots(sched, at)[loop] = edit->slot;
 }
 

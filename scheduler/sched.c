@@ -231,6 +231,10 @@ void sched_get_stats(const scheduler *sched, sched_stats *out) {
     count_rows_by_loop(sched, out);
 }
 
+bool sched_get_launch(const scheduler *sched, uint64_t id, sched_launch *out) {
+    return sched__launches_get(&sched->launches, id, out);
+}
+
 void sched_get_tenant_stats(const scheduler *sched, uint32_t tenant_index,
                             sched_tenant_stats *out) {
     *out = (sched_tenant_stats){0};

@@ -127,8 +127,9 @@ typedef struct { /* counters only grow; gauges are as of now */
     size_t slot_bytes;
     uint32_t rows_held; /* row states in use, parked tails included */
     uint64_t slots_used, cache_bytes,
-        cache_bytes_all_loops;               /* the last: if every loop were stored */
-    uint32_t rows_by_loop[SCHED_DEPTH_BINS]; /* gauge: rows in flight about to run loop i */
+        cache_bytes_all_loops;                   /* the last: if every loop were stored */
+    uint32_t rows_by_loop[SCHED_DEPTH_BINS];     /* gauge: rows in flight about to run loop i */
+    uint64_t rows_run_by_loop[SCHED_DEPTH_BINS]; /* rows that ran loop i; loops count from 0 */
     uint64_t exits_by_depth[SCHED_DEPTH_BINS];
     uint64_t launches[3], launch_rows[3], launch_ns[3]; /* by eng_stage */
     uint64_t head_rows, tail_rows, kv_only_rows, prompt_rows,
@@ -143,6 +144,16 @@ typedef struct { /* counters only grow; gauges are as of now */
     uint32_t depth_cap_now; /* 0 = not capping */
     uint32_t longest_wait;  /* launches the oldest ready row was passed over, most ever */
 } sched_stats;
+
+enum { SCHED_LAUNCHES = 256 }; /* recurrent launches that are remembered */
+
+typedef struct {         /* one recurrent launch */
+    uint64_t id;         /* counts recurrent launches from 1 on */
+    uint64_t end_ns, ns; /* its end by clock_ns; its length */
+    uint32_t n_prompt;   /* rows of prompt positions */
+    uint32_t n_loops;
+    uint32_t *rows; /* [n_loops] rows that ran loop i; loops count from 0 */
+} sched_launch;
 
 typedef struct { /* one tenant; counters only grow, gauges are as of now */
     uint32_t running, waiting;
@@ -172,6 +183,9 @@ void sched_cancel(scheduler *sched, uint64_t id);
 int sched_step(scheduler *sched, bool *idle, err *e) WARN_UNUSED;
 void sched_get_stats(const scheduler *sched, sched_stats *out);
 void sched_get_tenant_stats(const scheduler *sched, uint32_t tenant, sched_tenant_stats *out);
+/* The newest launch has the id stats.launches[ENG_STAGE_RECURRENT]. False: not remembered. Its rows
+ * are valid until the next step. */
+bool sched_get_launch(const scheduler *sched, uint64_t id, sched_launch *out) WARN_UNUSED;
 /* Slow check of every invariant of cache and rows; for tests. *e names the fault. */
 bool sched_sane(const scheduler *sched, err *e) WARN_UNUSED;
 
@@ -183,7 +197,7 @@ typedef void (*sched_notify)(
 /* Takes the backend: sched_thread_stop closes it. */
 int sched_thread_start(sched_thread **out, eng_backend *steal_backend, const sched_opts *opts,
                        sched_notify notify, void *ud, err *e) WARN_UNUSED;
-/* The following five are called from one thread, the caller's. Submit never blocks, and refuses a
+/* The following six are called from one thread, the caller's. Submit never blocks, and refuses a
  * bad request at once, before any header is sent. */
 int sched_thread_submit(sched_thread *thread, const sched_request *req, uint64_t *id,
                         err *e) WARN_UNUSED;
@@ -194,6 +208,9 @@ void sched_thread_stats(sched_thread *thread, sched_stats *out); /* a snapshot a
 /* Of one tenant, from the snapshot last taken by sched_thread_stats. */
 void sched_thread_tenant_stats(const sched_thread *thread, uint32_t tenant,
                                sched_tenant_stats *out);
+/* The same as sched_get_launch, from the snapshot last taken by sched_thread_stats. Its rows are
+ * valid until the next one is taken. */
+bool sched_thread_launch(const sched_thread *thread, uint64_t id, sched_launch *out) WARN_UNUSED;
 /* Nanoseconds since the engine thread's last sign of life; whether its device failed. */
 uint64_t sched_thread_silence_ns(sched_thread *thread);
 /* Any thread: the time of its last sign of life, by clock_ns, and the duration of its slowest

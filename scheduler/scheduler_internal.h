@@ -14,7 +14,7 @@
  * collapse.c       slots given back by policy collapse
  *
  * Beside the step: create.c, thread.c (a scheduler on its own thread), sane.c (every invariant,
- * slowly). With headers of their own: cache, prefix, evict, cost, seq, rules.
+ * slowly). With headers of their own: cache, prefix, evict, cost, launches, seq, rules.
  *
  * Everything here belongs to the thread that calls sched_step, except the fields of sequence marked
  * atomic. */
@@ -23,6 +23,7 @@
 
 #include "scheduler/cost.h"
 #include "scheduler/evict.h"
+#include "scheduler/launches.h"
 #include "scheduler/rules.h"
 #include "scheduler/seq.h"
 
@@ -93,6 +94,7 @@ typedef struct {
     picked *pick;
     uint32_t slot; /* taken for its loop */
     bool left_out; /* its guard halted: its loop was not run */
+    bool prompt;   /* recurrent: a prompt position */
 } row_origin;
 
 /* One launch, from choosing its cohorts until it is settled. */
@@ -196,6 +198,7 @@ struct scheduler {
     bool host_is_free; /* tests: the host takes a constant time, and no tenant is charged for it */
     sequence *ended;   /* linked by rank_link.next; freed when the step ends, see below */
     sched_stats stats;
+    launch_ring launches;
 
     /* For thread.c; all take ud and may be NULL. With driver_reports_ends the driver takes ended
      * sequences (sched__take_ended), reports them and frees them. */

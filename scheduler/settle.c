@@ -1,5 +1,19 @@
 /* settle.c - launches are settled: their results are applied, oldest first. */
+#include "base/clock.h"
 #include "scheduler/scheduler_internal.h"
+
+/* Counts the rows of freed cohorts, too: the launch ran them. */
+static void remember(scheduler *sched, const flight *done, uint64_t ns) {
+    sched_launch *launch = sched__launches_add(&sched->launches);
+    launch->end_ns = clock_ns();
+    launch->ns = ns;
+    for (uint32_t i = 0; i < done->n_rows; i++) {
+        if (done->origins[i].left_out) continue;
+        launch->n_prompt += done->origins[i].prompt;
+        launch->rows[done->rows[i].loop]++;
+        sched->stats.rows_run_by_loop[done->rows[i].loop]++;
+    }
+}
 
 static void count(scheduler *sched, const flight *done, uint64_t ns) {
     uint32_t n_rows = done->n_rows - done->n_left_out;
@@ -8,6 +22,7 @@ static void count(scheduler *sched, const flight *done, uint64_t ns) {
     sched->stats.launch_rows[done->stage] += n_rows;
     sched->stats.launch_ns[done->stage] += ns;
     sched->stats.voided_rows += done->n_left_out;
+    if (done->stage == ENG_STAGE_RECURRENT) remember(sched, done, ns);
     if (sched->n_tenants > 1) sched__charge(sched, done, ns);
 }
 

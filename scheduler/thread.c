@@ -65,6 +65,7 @@ struct sched_thread {
     /* Three snapshots: one being written, one being read, one changing hands. */
     sched_stats stats[3];
     sched_tenant_stats *tenants[3]; /* [max_tenants] each */
+    launch_ring launches[3];
     atomic_uint shared;
     unsigned writing, reading;
     uint64_t published_ns; /* engine's side */
@@ -131,6 +132,7 @@ static void publish(sched_thread *thread, bool now) {
     sched_get_stats(thread->sched, &thread->stats[thread->writing]);
     for (uint32_t i = 0; i < thread->sched->n_tenants; i++)
         sched_get_tenant_stats(thread->sched, i, &thread->tenants[thread->writing][i]);
+    sched__launches_copy(&thread->launches[thread->writing], &thread->sched->launches);
     thread->writing = atomic_exchange_explicit(&thread->shared, thread->writing | STATS_FRESH,
                                                memory_order_acq_rel) &
                       ~(unsigned)STATS_FRESH;
@@ -245,6 +247,7 @@ static int allocate(sched_thread *thread, err *e) {
         if (thread->tenants[i] == NULL) {
             return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the tenants' figures");
         }
+        if (sched__launches_init(&thread->launches[i], opts->ceiling_loops, e) != 0) return -1;
     }
     thread->n_entries = (uint32_t)n;
     thread->entries = array_new(thread->n_entries, sizeof *thread->entries);
@@ -275,8 +278,10 @@ static void destroy(sched_thread *thread) {
     for (uint32_t i = 0; i < thread->n_entries && thread->entries; i++)
         free(thread->entries[i].seq);
     free(thread->entries);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         free(thread->tenants[i]);
+        sched__launches_deinit(&thread->launches[i]);
+    }
     queue_destroy(thread->in);
     queue_destroy(thread->out);
     queue_destroy(thread->wanted);
@@ -413,6 +418,10 @@ void sched_thread_tenant_stats(const sched_thread *thread, uint32_t tenant,
     *out = tenant < thread->sched->limits.opts.max_tenants
                ? thread->tenants[thread->reading][tenant]
                : (sched_tenant_stats){0};
+}
+
+bool sched_thread_launch(const sched_thread *thread, uint64_t id, sched_launch *out) {
+    return sched__launches_get(&thread->launches[thread->reading], id, out);
 }
 
 uint64_t sched_thread_silence_ns(sched_thread *thread) {

@@ -190,6 +190,12 @@ static void write_vllm(metric_page *page, const srv *server, const sched_stats *
     histogram(page, "vllm:request_params_n", "Sequences of a request.", &counts->params_n);
 }
 
+uint32_t srv_default_loops(const srv *server) {
+    if (server->model.model == NULL) return 0;
+    uint32_t loops = server->model.sched.default_max_loops;
+    return loops ? loops : model_plan_of(server->model.model)->loops_default;
+}
+
 /* The backend belongs to the engine thread, so the exit rule is the one noted at loading. */
 static void write_info(metric_page *page, const srv *server) {
     if (server->model.model == NULL) return;
@@ -203,8 +209,7 @@ static void write_info(metric_page *page, const srv *server) {
                kv_policy_name(server->model.sched.halted_kv));
     one(page, "fathom_default_loops", "gauge",
         "Most loops that a token runs unless its request says otherwise.",
-        server->model.sched.default_max_loops ? server->model.sched.default_max_loops
-                                              : plan->loops_default);
+        srv_default_loops(server));
     one(page, "fathom_ceiling_loops", "gauge", "Most loops that a request may ask for.",
         server->model.sched.ceiling_loops);
 }
@@ -216,6 +221,9 @@ static void write_depth(metric_page *page, const srv *server, const sched_stats 
     head(page, "fathom_rows", "gauge", "Rows whose next loop is this one.");
     for (unsigned i = 0; i < loops; i++)
         sample_n(page, "fathom_rows", "loop", i, st->rows_by_loop[i]);
+    head(page, "fathom_loop_rows_total", "counter", "Rows that ran this loop; the first is 1.");
+    for (unsigned i = 0; i < loops; i++)
+        sample_n(page, "fathom_loop_rows_total", "loop", i + 1, (double)st->rows_run_by_loop[i]);
     head(page, "fathom_exits_total", "counter", "Tokens that left the loop after this many loops.");
     for (unsigned i = 1; i <= loops; i++) {
         sample_n(page, "fathom_exits_total", "depth", i, (double)st->exits_by_depth[i]);

@@ -210,6 +210,10 @@ const char *srv_req_header(const srv_req *req, const char *name) {
     return MHD_lookup_connection_value(req->mhd, MHD_HEADER_KIND, name);
 }
 
+const char *srv_req_parameter(const srv_req *req, const char *name) {
+    return MHD_lookup_connection_value(req->mhd, MHD_GET_ARGUMENT_KIND, name);
+}
+
 void srv_req_suspend(srv_req *req) {
     req->suspended = true;
     MHD_suspend_connection(req->mhd);

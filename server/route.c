@@ -92,6 +92,7 @@ static const srv_route fixed_routes[] = {
     {"/ready", "GET", ROUTE_OPEN | ROUTE_ADMIN | ROUTE_V1, handle_ready, NULL},
     {"/version", "GET", ROUTE_OPEN | ROUTE_ADMIN | ROUTE_V1, handle_version, NULL},
     {"/metrics", "GET", ROUTE_METRICS | ROUTE_ADMIN, srv_handle_metrics, NULL},
+    {"/launches", "GET", ROUTE_METRICS | ROUTE_ADMIN, srv_handle_launches, NULL},
     {"(page)", "GET", ROUTE_OPEN, handle_asset, NULL}, /* found by the names of its files */
 };
 

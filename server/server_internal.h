@@ -29,7 +29,8 @@
  *   drain.c      signals and the orderly end
  *   keys.c       the file of API keys
  *   tenants.c    limits of one key, fair to the others
- *   metrics.c    the Prometheus page */
+ *   metrics.c    the Prometheus page
+ *   launches.c   the last launches as JSON */
 #ifndef FATHOM_SRV_INTERNAL_H
 #define FATHOM_SRV_INTERNAL_H
 
@@ -180,6 +181,8 @@ void srv_req_suspend(srv_req *req); /* only from a handler */
 void srv_req_wake(srv_req *req);    /* resumes; call srv_mhd_pump once after the last */
 /* First value of a request header, NULL if absent. */
 const char *srv_req_header(const srv_req *req, const char *name);
+/* First value of a query parameter, NULL if absent. */
+const char *srv_req_parameter(const srv_req *req, const char *name);
 
 /* route.c */
 enum {
@@ -374,6 +377,11 @@ void srv_metrics_init(srv_counts *counts, uint32_t max_context);
 void srv_observe(srv_hist *hist, double value, uint64_t times);
 void srv_metrics_write(srv *server, buf *out);
 void srv_handle_metrics(srv_req *req);
+/* Most loops that a token runs unless its request says otherwise; 0 until the model is loaded. */
+uint32_t srv_default_loops(const srv *server);
+
+/* launches.c */
+void srv_handle_launches(srv_req *req);
 
 /* log.c */
 void srv_log_request(const srv_req *req); /* writes one line at the end of every request */

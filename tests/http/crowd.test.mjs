@@ -92,7 +92,7 @@ test("one address may hold a quarter of the connections, and this machine all of
 test("the admin port serves health, readiness and metrics, and nothing else", async () => {
     await withServer(["--admin-port", "0"], async (s) => {
         const port = adminOf(s);
-        for (const target of ["/health", "/ready", "/metrics"]) {
+        for (const target of ["/health", "/ready", "/metrics", "/launches"]) {
             assert.equal((await exchange(port, get(target))).status, 200, target);
             assert.equal((await s.get(target)).status, 200, `${target} stays on the main port`);
             const probe = await exchange(port, `GET ${target} HTTP/1.1\r\nHost: 10.1.2.3:9000\r\n\r\n`);
