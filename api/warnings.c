@@ -4,10 +4,11 @@
 #include "api/dialect_internal.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/nearest.h"
 
 #include <stdatomic.h>
 
-enum { MAX_LOGGED = 64, MAX_HINT_BYTES = 32, MAX_DISTANCE = 2, MAX_SENTENCE = 240, MAX_NAMES = 8 };
+enum { MAX_LOGGED = 64, MAX_SENTENCE = 240, MAX_NAMES = 8 };
 
 /* Fields of clients' types that would change nothing here. */
 static const char *const idle[] = {
@@ -53,59 +54,14 @@ static bool is_known(names list, const char *key) {
     return false;
 }
 
-/* ---- the nearest name ---- */
-
-/* The letters and digits of a name in lower case, so that maxTokens is max_tokens. Returns their
- * number; 0: too many. */
-static size_t letters(const char *name, char *out) {
-    size_t n = 0;
-    for (; *name; name++) {
-        char byte = *name >= 'A' && *name <= 'Z' ? (char)(*name - 'A' + 'a') : *name;
-        if (byte == '_' || byte == '-') continue;
-        if (n == MAX_HINT_BYTES) return 0;
-        out[n++] = byte;
-    }
-    return n;
-}
-
-static unsigned least(unsigned x, unsigned y, unsigned z) {
-    unsigned low = x < y ? x : y;
-    return low < z ? low : z;
-}
-
-/* Levenshtein's distance. */
-static unsigned distance(const char *left, size_t n_left, const char *right, size_t n_right) {
-    unsigned row[MAX_HINT_BYTES + 1];
-    for (unsigned k = 0; k <= n_right; k++)
-        row[k] = k;
-    for (unsigned i = 1; i <= n_left; i++) {
-        unsigned before = row[0];
-        row[0] = i;
-        for (size_t k = 1; k <= n_right; k++) {
-            unsigned changed = before + (left[i - 1] != right[k - 1]);
-            before = row[k];
-            row[k] = least(changed, row[k] + 1, row[k - 1] + 1);
-        }
-    }
-    return row[n_right];
-}
-
 /* The name that the key may be meant to be, or NULL. */
-static const char *nearest(names list, const char *key) {
-    char wanted[MAX_HINT_BYTES], other[MAX_HINT_BYTES];
-    const char *best = NULL, *name;
-    size_t n = letters(key, wanted);
-    unsigned most = n > 5 ? MAX_DISTANCE : 1;
-    while (n > 0 && (name = next_name(&list)) != NULL) {
-        size_t k = letters(name, other);
-        if (k + most < n || n + most < k) continue;
-        unsigned far = distance(wanted, n, other, k);
-        if (far > most) continue;
-        best = name;
-        if (far == 0) break;
-        most = far - 1;
-    }
-    return best;
+static const char *nearest_name(names list, const char *key) {
+    nearest found;
+    const char *name;
+    nearest_start(&found, key);
+    while ((name = next_name(&list)) != NULL)
+        nearest_offer(&found, name);
+    return found.best;
 }
 
 /* ---- the log ---- */
@@ -135,7 +91,7 @@ static void show(char *out, size_t cap, const char *path, const char *key) {
 
 static int warn(api_request *req, names list, const char *path, const char *key, err *e) {
     char shown[120], text[MAX_SENTENCE];
-    const char *meant = nearest(list, key);
+    const char *meant = nearest_name(list, key);
     show(shown, sizeof shown, path, key);
     int n = snprintf(text, sizeof text, "the field '%s' is unknown and has no effect%s%s%s", shown,
                      meant ? "; did you mean '" : "", meant ? meant : "", meant ? "'?" : "");
