@@ -1,197 +1,198 @@
-/* options.c - one table per command: it parses the options and prints --help. */
-#include "base/options.h"
+/* options.c - the table of a command's options: looking it up, and parsing a command line. */
 #include "base/file.h"
+#include "base/nearest.h"
+#include "base/options_internal.h"
 
-#include <ctype.h>
-#include <errno.h>
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-enum { HELP_COLUMN = 34, HELP_WIDTH = 100 };
-#define MAX_SHOWN 1e9 /* a larger limit is no use to a reader */
+enum { MAX_TEXT_BYTES = 4 << 20 };
 
-/* Appends the numbers that an option takes: " [1 to 65536]", " [at least 64K]". */
-static void add_range(buf *out, const opt_row *row) {
-    bool whole = row->type == OPT_UINT || row->type == OPT_INT;
-    if (row->max <= row->min || (row->max > MAX_SHOWN && row->min <= 0)) return;
-    if (whole && row->max <= MAX_SHOWN) {
-        buf_printf(out, " [%.0f to %.0f]", row->min, row->max);
-    } else if (row->type == OPT_REAL || row->type == OPT_GIVEN_REAL) {
-        buf_printf(out, " [%g to %g]", row->min, row->max);
-    } else if (row->type == OPT_BYTES && row->min > 0) {
-        bool mega = row->min >= 1 << 20;
-        buf_printf(out, " [at least %.0f%s]", row->min / (mega ? 1 << 20 : 1 << 10),
-                   mega ? "M" : "K");
-    } else if (whole) {
-        buf_printf(out, " [at least %.0f]", row->min);
-    }
+void opt_args_init(opt_args *args, int argc, char **argv) {
+    *args = (opt_args){.argc = argc, .argv = argv};
+    arena_init(&args->texts, MAX_TEXT_BYTES);
 }
 
-/* Prints words from HELP_COLUMN on; each line after the first is indented as far. */
-static void print_wrapped(const char *text) {
-    const int indent = HELP_COLUMN + 3;
-    int column = indent;
-    for (const char *word = text; *word;) {
-        int len = (int)strcspn(word, " ");
-        if (column > indent && column + 1 + len > HELP_WIDTH) {
-            printf("\n%*s", indent, "");
-            column = indent;
-        } else if (column > indent) {
-            printf(" ");
-            column++;
-        }
-        printf("%.*s", len, word);
-        column += len;
-        word += len;
-        word += strspn(word, " ");
-    }
-    printf("\n");
+void opt_args_deinit(opt_args *args) {
+    arena_deinit(&args->texts);
 }
 
-static void print_help(const opt_command *command) {
-    printf("fathom %s - %s\n\nOptions:\n", command->command, command->summary);
+/* ---- the table ---- */
+
+static bool is_mark(const opt_row *row, opt_mark mark) {
+    return row->type == OPT_MARK && row->min == (double)mark;
+}
+
+static bool is_name(const opt_row *row) {
+    return row->type != OPT_MARK || is_mark(row, OPT_MARK_OTHER_NAME) ||
+           is_mark(row, OPT_MARK_OLD_NAME);
+}
+
+const opt_row *opt_find(const opt_command *command, const char *name, size_t len) {
     for (size_t i = 0; i < command->n_options; i++) {
-        const opt_row *option = &command->options[i];
-        char left[80];
-        (void)snprintf(left, sizeof left, "%s%s%s", option->name, option->meta ? " " : "",
-                       option->meta ? option->meta : "");
-        /* An option wider than its column has its help on the next line. */
-        bool wide = strlen(left) > HELP_COLUMN;
-        printf("  %-*s%s%*s ", HELP_COLUMN, left, wide ? "\n" : "", wide ? HELP_COLUMN + 2 : 0, "");
-        buf help = {0};
-        buf_printf(&help, "%s%s", option->help, option->required ? " (required)" : "");
-        add_range(&help, option);
-        print_wrapped(help.failed ? option->help : help.data);
-        buf_deinit(&help);
+        const opt_row *row = &command->options[i];
+        if (!is_name(row) || strlen(row->name) != len || memcmp(row->name, name, len) != 0)
+            continue;
+        return row->type == OPT_MARK ? opt_find(command, row->meta, strlen(row->meta)) : row;
     }
-    printf("  %-*s %s\n  %-*s %s\n", HELP_COLUMN, "--help", "this text", HELP_COLUMN, "--version",
-           "the version");
-    printf("\nExample:\n  %s\n", command->example);
+    return NULL;
 }
 
-static int usage(const opt_command *command, const char *fmt, ...) PRINTF_LIKE(2, 3);
-static int usage(const opt_command *command, const char *fmt, ...) {
+const opt_row *opt_marked(const opt_command *command, opt_mark mark) {
+    for (size_t i = 0; i < command->n_options; i++) {
+        const opt_row *row = &command->options[i];
+        if (is_mark(row, mark)) return opt_find(command, row->meta, strlen(row->meta));
+    }
+    return NULL;
+}
+
+/* Steps through the options of one group. */
+static const opt_row *nth_of_group(const opt_command *command, const char *title, size_t *n) {
+    const char *group = "";
+    for (size_t i = 0; i < command->n_options; i++) {
+        const opt_row *row = &command->options[i];
+        if (is_mark(row, OPT_MARK_GROUP)) group = row->name;
+        if (row->type == OPT_MARK || strcmp(group, title) != 0) continue;
+        if ((*n)-- == 0) return row;
+    }
+    return NULL;
+}
+
+static bool is_new_group(const opt_command *command, size_t at) {
+    const opt_row *row = &command->options[at];
+    if (!is_mark(row, OPT_MARK_GROUP) || row->name[0] == 0) return false;
+    for (size_t i = 0; i < at; i++) {
+        if (is_mark(&command->options[i], OPT_MARK_GROUP) &&
+            strcmp(command->options[i].name, row->name) == 0)
+            return false;
+    }
+    return true;
+}
+
+const opt_row *opt_next(const opt_command *command, size_t n, const char **group) {
+    *group = "";
+    const opt_row *row = nth_of_group(command, "", &n);
+    for (size_t i = 0; row == NULL && i < command->n_options; i++) {
+        if (!is_new_group(command, i)) continue;
+        *group = command->options[i].name;
+        row = nth_of_group(command, *group, &n);
+    }
+    return row;
+}
+
+bool opt_variable(buf *out, const opt_command *command, const opt_row *row) {
+    for (size_t i = 0; i < command->n_options; i++) {
+        const opt_row *other = &command->options[i];
+        if (is_mark(other, OPT_MARK_NO_ENVIRONMENT) && strcmp(other->meta, row->name) == 0)
+            return false;
+    }
+    buf_puts(out, "FATHOM");
+    for (const char *at = row->name + 1; *at; at++) {
+        char byte = *at == '-' ? '_' : *at >= 'a' && *at <= 'z' ? (char)(*at - 'a' + 'A') : *at;
+        buf_append(out, &byte, 1);
+    }
+    return true;
+}
+
+void opt__suggest(buf *out, const opt_command *command, const char *name, const char *dashes) {
+    nearest found;
+    nearest_start(&found, name);
+    for (size_t i = 0; i < command->n_options; i++) {
+        if (is_name(&command->options[i])) nearest_offer(&found, command->options[i].name);
+    }
+    nearest_offer(&found, "--config");
+    nearest_offer(&found, "--help");
+    nearest_offer(&found, "--version");
+    if (found.best) buf_printf(out, "; did you mean '%s%s'?", dashes, found.best + 2);
+}
+
+int opt__usage(const opt_parser *self, const char *fmt, ...) {
+    const char *command = self->command->command;
     va_list args;
     va_start(args, fmt);
-    fprintf(stderr, "fathom %s: ", command->command);
+    fprintf(stderr, "fathom %s: ", command);
     vfprintf(stderr, fmt, args);
-    fprintf(stderr, " (see 'fathom %s --help')\n", command->command);
+    fprintf(stderr, " (see 'fathom %s --help')\n", command);
     va_end(args);
     return -1;
 }
 
-static int set_number(const opt_command *command, const opt_row *option, const char *text) {
-    char *end = NULL;
-    errno = 0;
-    if (option->type == OPT_REAL || option->type == OPT_GIVEN_REAL) {
-        double value = strtod(text, &end);
-        if (end == text || *end || !isfinite(value))
-            return usage(command, "%s takes a number, not '%s'", option->name, text);
-        if (value < option->min || value > option->max)
-            return usage(command, "%s must be %g to %g, not %s", option->name, option->min,
-                         option->max, text);
-        if (option->type == OPT_REAL) *(double *)option->out = value;
-        else *(opt_real *)option->out = (opt_real){value, true};
-        return 0;
-    }
-    if (option->type == OPT_INT) {
-        long long value = strtoll(text, &end, 10);
-        if (end == text || *end || errno)
-            return usage(command, "%s takes a whole number, not '%s'", option->name, text);
-        if ((double)value < option->min || (double)value > option->max)
-            return usage(command, "%s must be %.0f to %.0f, not %s", option->name, option->min,
-                         option->max, text);
-        *(int64_t *)option->out = value;
-        return 0;
-    }
-    if (!isdigit((unsigned char)text[0]))
-        return usage(command, "%s takes a whole number, not '%s'", option->name, text);
-    unsigned long long value = strtoull(text, &end, 10);
-    unsigned shift = 0;
-    if (option->type == OPT_BYTES && *end) {
-        shift = *end == 'K' || *end == 'k'   ? 10
-                : *end == 'M' || *end == 'm' ? 20
-                : *end == 'G' || *end == 'g' ? 30
-                                             : 0;
-        if (shift) end++;
-        if (*end == 'i') end++;
-        if (*end == 'B' || *end == 'b') end++;
-    }
-    if (*end || errno || (value << shift) >> shift != value) {
-        return usage(command, "%s takes %s, not '%s'", option->name,
-                     option->type == OPT_BYTES ? "bytes, as in 512M or 4G" : "a whole number",
-                     text);
-    }
-    value <<= shift;
-    if ((double)value < option->min || (double)value > option->max) {
-        return usage(command, "%s must be %.0f to %.0f, not %s", option->name, option->min,
-                     option->max, text);
-    }
-    *(uint64_t *)option->out = value;
+/* ---- the command line ---- */
+
+static int unknown(const opt_parser *self, const char *arg) {
+    buf hint = {0};
+    if (arg[0] == '-') opt__suggest(&hint, self->command, arg, "--");
+    int rc = opt__usage(self, "unknown %s '%s'%s", arg[0] == '-' ? "option" : "argument", arg,
+                        hint.data ? hint.data : "");
+    buf_deinit(&hint);
+    return rc;
+}
+
+/* An argument without dashes: the value of the option that is marked for it. */
+static int bare(opt_parser *self, const char *arg) {
+    const opt_row *row = NULL;
+    if (strcmp(arg, "-") == 0) row = opt_marked(self->command, OPT_MARK_DASH);
+    if (row == NULL) row = opt_marked(self->command, OPT_MARK_BARE);
+    if (row == NULL) return unknown(self, arg);
+    if (self->source[row - self->command->options] == FROM_ARGUMENT && row->type != OPT_TEXT_MANY)
+        return opt__usage(self, "unexpected argument '%s': %s is given already", arg, row->name);
+    return opt__set(self, row, row->name, arg, FROM_ARGUMENT);
+}
+
+static bool is_option(const char *arg, size_t len, const char *name) {
+    return strlen(name) == len && memcmp(arg, name, len) == 0;
+}
+
+/* Reads the option at *i, and its value. 1: printed help or version. */
+static int option(opt_parser *self, int *i) {
+    const opt_args *args = self->args;
+    const char *arg = args->argv[*i], *eq = strchr(arg, '='), *value = eq ? eq + 1 : NULL;
+    size_t len = eq ? (size_t)(eq - arg) : strlen(arg);
+    const opt_row *row = opt_find(self->command, arg, len);
+    if (strcmp(arg, "-h") == 0 || is_option(arg, len, "--help"))
+        return opt__help(self, value) == 0 ? 1 : -1;
+    if (strcmp(arg, "--version") == 0) return printf("fathom " FATHOM_VERSION "\n"), 1;
+    bool config = row == NULL && is_option(arg, len, "--config");
+    if (row == NULL && !config) return unknown(self, arg);
+    const char *name = config ? "--config" : row->name;
+    if (!config && row->type == OPT_FLAG && value == NULL) value = "true";
+    if (value == NULL && *i + 1 >= args->argc) return opt__usage(self, "%s needs a value", name);
+    if (value == NULL) value = args->argv[++*i];
+    if (!config) return opt__set(self, row, name, value, FROM_ARGUMENT);
+    self->config = value;
     return 0;
 }
 
-static int set_choice(const opt_command *command, const opt_row *option, const char *text) {
-    size_t n = strlen(text);
-    for (const char *at = option->meta; *at;) {
-        size_t len = strcspn(at, "|");
-        if (len == n && memcmp(at, text, n) == 0) {
-            *(const char **)option->out = text;
-            return 0;
-        }
-        at += len + (at[len] == '|');
-    }
-    return usage(command, "%s must be one of %s, not '%s'", option->name, option->meta, text);
-}
-
-static int set_value(const opt_command *command, const opt_row *option, const char *text) {
-    switch (option->type) {
-    case OPT_TEXT: *(const char **)option->out = text; return 0;
-    case OPT_CHOICE: return set_choice(command, option, text);
-    case OPT_TEXT_MANY: {
-        opt_list *list = option->out;
-        if (list->n == OPT_LIST_MAX)
-            return usage(command, "%s given more than %d times", option->name, OPT_LIST_MAX);
-        list->items[list->n++] = text;
-        return 0;
-    }
-    default: return set_number(command, option, text);
-    }
-}
-
-int opt_parse(const opt_command *command, int argc, char **argv) {
-    bool seen[128] = {false};
-    if (command->n_options > ARRAY_LEN(seen))
-        return usage(command, "too many options in the table");
-    for (int i = 1; i < argc; i++) {
-        const char *arg = argv[i], *eq = strchr(arg, '=');
-        size_t len = eq ? (size_t)(eq - arg) : strlen(arg);
-        if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) return print_help(command), 1;
-        if (strcmp(arg, "--version") == 0) return printf("fathom " FATHOM_VERSION "\n"), 1;
-        size_t row = 0;
-        while (row < command->n_options && !(strlen(command->options[row].name) == len &&
-                                             memcmp(command->options[row].name, arg, len) == 0))
-            row++;
-        if (row == command->n_options) return usage(command, "unknown option '%s'", arg);
-        const opt_row *option = &command->options[row];
-        seen[row] = true;
-        if (option->type == OPT_FLAG) {
-            if (eq) return usage(command, "%s takes no value", option->name);
-            *(bool *)option->out = true;
-            continue;
-        }
-        if (eq == NULL && i + 1 >= argc) return usage(command, "%s needs a value", option->name);
-        if (set_value(command, option, eq ? eq + 1 : argv[++i]) != 0) return -1;
-    }
-    for (size_t row = 0; row < command->n_options; row++) {
-        if (command->options[row].required && !seen[row])
-            return usage(command, "%s is required", command->options[row].name);
+static int arguments(opt_parser *self) {
+    bool options = true; /* until "--" */
+    for (int i = 1; i < self->args->argc; i++) {
+        const char *arg = self->args->argv[i];
+        int rc = 0;
+        if (options && strcmp(arg, "--") == 0) options = false;
+        else if (options && arg[0] == '-' && arg[1]) rc = option(self, &i);
+        else rc = bare(self, arg);
+        if (rc != 0) return rc;
     }
     return 0;
 }
+
+int opt_parse(const opt_command *command, opt_args *args) {
+    if (args->show) return args->show(args->ud, command), 1;
+    opt_parser self = {.command = command, .args = args};
+    if (command->n_options > OPT_MAX_ROWS) return opt__usage(&self, "too many rows in the table");
+    int rc = arguments(&self);
+    if (rc == 0) rc = opt__read_environment(&self);
+    if (rc == 0) rc = opt__read_config(&self);
+    if (rc != 0) return rc;
+    for (size_t i = 0; i < command->n_options; i++) {
+        if (command->options[i].required && self.source[i] == FROM_DEFAULT)
+            return opt__usage(&self, "%s is required", command->options[i].name);
+    }
+    return 0;
+}
+
+/* ---- failures ---- */
 
 int opt_read_file(buf *out, const char *option, const char *path, size_t max_bytes, err *e) {
     err why = {0};

@@ -234,7 +234,7 @@ static int run(const options *opts, runtime_opts *run_opts, err *e) {
     return rc;
 }
 
-int cmd_bench_engine(int argc, char **argv) {
+int cmd_bench_engine(opt_args *args) {
     runtime_opts run_opts = {0};
     options opts = {.sequences = "8,32,64",
                     .prompt_tokens = 64,
@@ -309,7 +309,7 @@ int cmd_bench_engine(int argc, char **argv) {
         "bench engine", "batching modes and policies side by side, without HTTP",
         "fathom bench engine --model models/demo --sequences 8,32 --repeat 3", table,
         ARRAY_LEN(table)};
-    int parsed = opt_parse(&command, argc, argv);
+    int parsed = opt_parse(&command, args);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     err e = {0};
     return run(&opts, &run_opts, &e) == 0 ? 0 : opt_fail(&e);

@@ -36,7 +36,7 @@ static void print_row(void *ud, const eng_kernel_time *kernel) {
     fflush(stdout);
 }
 
-int cmd_bench_kernels(int argc, char **argv) {
+int cmd_bench_kernels(opt_args *args) {
     const char *model = NULL, *kernels = "auto", *cache = "f32", *weights = "auto", *only = NULL;
     uint64_t threads = 0, rows = 0;
     row_printer printer = {0};
@@ -67,7 +67,7 @@ int cmd_bench_kernels(int argc, char **argv) {
     const opt_command command = {
         "bench kernels", "measures the CPU kernels beside the limits of the machine",
         "fathom bench kernels --model models/demo", options, ARRAY_LEN(options)};
-    int rc = opt_parse(&command, argc, argv);
+    int rc = opt_parse(&command, args);
     if (rc != 0) return rc > 0 ? 0 : EXIT_USAGE;
     err e = {0};
     model_folder *folder = NULL;

@@ -293,7 +293,7 @@ static int compare_answers(runtime_opts *run_opts, const options *opts, err *e) 
     return rc;
 }
 
-int cmd_compare(int argc, char **argv) {
+int cmd_compare(opt_args *args) {
     runtime_opts ro = {0};
     options opts = {.window = 128};
     const opt_row table[] = {
@@ -330,7 +330,7 @@ int cmd_compare(int argc, char **argv) {
                                  "fathom compare --model models/demo --text "
                                  "models/demo/held_out.txt --first 8192 --at-loops 1,2,4",
                                  table, ARRAY_LEN(table)};
-    int parsed = opt_parse(&command, argc, argv);
+    int parsed = opt_parse(&command, args);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     err e = {0};
     int rc = check_options(&opts, &e);

@@ -197,7 +197,7 @@ static uint32_t most_loops(const runtime *rt, const options *opts) {
     return model_plan_of(rt->model)->loops_default;
 }
 
-int cmd_generate(int argc, char **argv) {
+int cmd_generate(opt_args *args) {
     options opts = {.max_tokens = 128, .top_p = 1, .repetition = 1};
     const opt_row table[] = {
         ENGINE_OPTIONS(&opts.run),
@@ -240,7 +240,7 @@ int cmd_generate(int argc, char **argv) {
         "generate", "continues one prompt and prints the text as it comes",
         "fathom generate --model models/demo --prompt 'In the beginning God' --show-depth", table,
         ARRAY_LEN(table)};
-    int parsed = opt_parse(&command, argc, argv);
+    int parsed = opt_parse(&command, args);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     if ((opts.prompt != NULL) == (opts.ids != NULL)) {
         fprintf(stderr, "fathom generate: give one of --prompt and --ids\n");

@@ -75,7 +75,7 @@ static void print_result(const char *dir, const model_plan *plan, uint64_t bytes
     buf_deinit(&out);
 }
 
-int cmd_init(int argc, char **argv) {
+int cmd_init(opt_args *args) {
     char names[512];
     list_variants(names, sizeof names);
     const char *variant = NULL, *file = NULL, *out = NULL, *dtype = "bfloat16", *policy = NULL;
@@ -109,7 +109,7 @@ int cmd_init(int argc, char **argv) {
         "init", "writes a model folder of random weights",
         "fathom init --variant tiny --out /tmp/tiny --dtype float32 --mean-depth 4", options,
         ARRAY_LEN(options)};
-    int parsed = opt_parse(&command, argc, argv);
+    int parsed = opt_parse(&command, args);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     err e = {0};
     model_plan plan;

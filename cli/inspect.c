@@ -370,7 +370,7 @@ static int print_json(const folder_facts *facts) {
     return ok ? 0 : EXIT_FAILED;
 }
 
-int cmd_inspect(int argc, char **argv) {
+int cmd_inspect(opt_args *args) {
     const char *dir = NULL;
     bool json = false, check = false;
     double mean = 0;
@@ -386,7 +386,7 @@ int cmd_inspect(int argc, char **argv) {
     const opt_command command = {
         "inspect", "tells what a model folder holds and how much of it fits into this machine",
         "fathom inspect --model models/demo", options, ARRAY_LEN(options)};
-    int parsed = opt_parse(&command, argc, argv);
+    int parsed = opt_parse(&command, args);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     err e = {0};
     model_folder *folder;

@@ -1,55 +1,89 @@
 /* main.c - picks a command. */
 #include "base/json.h"
 #include "base/mapped.h"
-#include "cli/cli.h"
-#include "loadgen/loadgen.h"
+#include "base/nearest.h"
+#include "cli/commands.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
-static const struct {
-    const char *name;
-    int (*run)(int argc, char **argv);
-    const char *summary;
-} commands[] = {
-    {"serve", cmd_serve, "serve a model over the OpenAI HTTP API"},
-    {"generate", cmd_generate, "continue one prompt and print the text as it comes"},
-    {"score", cmd_score,
-     "print each given token's log-probability and depth, or a text's perplexity"},
-    {"compare", cmd_compare,
-     "compare cheaper ways to run a model with policy exact, on the same text"},
-    {"inspect", cmd_inspect,
-     "tell what a model folder holds and how much of it fits into this machine"},
-    {"init", cmd_init, "write a model folder of random weights"},
-    {"tokenize", cmd_tokenize, "turn text into token ids, or token ids into text"},
-    {"bench engine", cmd_bench_engine,
-     "measure batching modes and policies side by side, without HTTP"},
-    {"bench kernels", cmd_bench_kernels,
-     "measure the CPU kernels beside the limits of the machine"},
-    /* must follow the other two commands that begin with "bench" */
-    {"bench", cmd_bench,
-     "put load on a server over HTTP and measure latency, throughput and depth"},
-    {NULL, NULL, NULL},
-};
+static void print_summary(void *ud, const opt_command *command) {
+    int n = (int)strcspn(command->summary, "\n");
+    fprintf(ud, "  %-14s %.*s\n", command->command, n, command->summary);
+}
 
 static void print_help(FILE *to) {
     fprintf(to,
             "fathom " FATHOM_VERSION " - serves recurrent-depth transformers, batching tokens at "
             "different depths\n\nUsage: fathom COMMAND [options]\n\n");
-    for (size_t i = 0; commands[i].name; i++) {
-        fprintf(to, "  %-14s %s\n", commands[i].name, commands[i].summary);
-    }
+    commands_show(print_summary, to);
     fprintf(to, "\n'fathom COMMAND --help' lists the options of a command, with an example.\nFirst "
                 "steps:\n  fathom serve --model models/demo\n");
 }
 
-/* How many words of the command line name this command: 0, 1 or, for "bench kernels", 2. */
+/* How many of the words name this command: 0, 1 or, for "bench kernels", 2. */
 static int words_matched(const char *name, int argc, char **argv) {
     size_t first = strcspn(name, " ");
-    if (strlen(argv[1]) != first || memcmp(argv[1], name, first) != 0) return 0;
+    if (argc < 1 || strlen(argv[0]) != first || memcmp(argv[0], name, first) != 0) return 0;
     if (name[first] == 0) return 1;
-    return argc > 2 && strcmp(argv[2], name + first + 1) == 0 ? 2 : 0;
+    return argc > 1 && strcmp(argv[1], name + first + 1) == 0 ? 2 : 0;
+}
+
+/* The longest name that the words begin with. */
+static const cli_command *find_command(int argc, char **argv, int *words) {
+    const cli_command *found = NULL;
+    *words = 0;
+    for (const cli_command *command = commands; command->name; command++) {
+        int n = words_matched(command->name, argc, argv);
+        if (n <= *words) continue;
+        *words = n;
+        found = command;
+    }
+    return found;
+}
+
+static int unknown_command(const char *name) {
+    nearest near;
+    nearest_start(&near, name);
+    for (const cli_command *command = commands; command->name; command++)
+        nearest_offer(&near, command->name);
+    fprintf(stderr, "fathom: unknown command '%s'%s%s%s (see 'fathom --help')\n", name,
+            near.best ? "; did you mean '" : "", near.best ? near.best : "", near.best ? "'?" : "");
+    return EXIT_USAGE;
+}
+
+/* `bench engines`: a word after a command that has others below it, and takes no such word. */
+static int check_second(const cli_command *command, int argc, char **argv) {
+    size_t n = strlen(command->name);
+    bool group = false;
+    for (const cli_command *other = commands; other->name; other++)
+        group |= strncmp(other->name, command->name, n) == 0 && other->name[n] == ' ';
+    if (!group || argc < 2 || argv[1][0] == '-') return 0;
+    char both[80];
+    (void)snprintf(both, sizeof both, "%s %s", command->name, argv[1]);
+    return unknown_command(both);
+}
+
+static int run(int argc, char **argv) {
+    static char help_option[] = "--help";
+    int words;
+    bool help = strcmp(argv[0], "help") == 0;
+    if (help) argc--, argv++;
+    if (argc == 0 || argv[0][0] == '-') return print_help(stdout), 0;
+    const cli_command *command = find_command(argc, argv, &words);
+    if (command == NULL) return unknown_command(argv[0]);
+    argc -= words - 1;
+    argv += words - 1;
+    int status = check_second(command, argc, argv);
+    if (status != 0) return status;
+    char *of_help[] = {argv[0], help_option, NULL};
+    opt_args args;
+    opt_args_init(&args, help ? 2 : argc, help ? of_help : argv);
+    args.known = commands_know;
+    status = command->run(&args);
+    opt_args_deinit(&args);
+    return status;
 }
 
 int main(int argc, char **argv) {
@@ -57,15 +91,8 @@ int main(int argc, char **argv) {
     mapped_name_faults();
     signal(SIGXFSZ, SIG_IGN); /* a file beyond `ulimit -f` is then a write error */
     if (argc < 2) return print_help(stderr), EXIT_USAGE;
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
-        strcmp(argv[1], "help") == 0) {
-        return print_help(stdout), 0;
-    }
-    if (strcmp(argv[1], "--version") == 0) return printf("fathom " FATHOM_VERSION "\n"), 0;
-    for (size_t i = 0; commands[i].name; i++) {
-        int n = words_matched(commands[i].name, argc, argv);
-        if (n) return commands[i].run(argc - n, argv + n);
-    }
-    fprintf(stderr, "fathom: unknown command '%s' (see 'fathom --help')\n", argv[1]);
-    return EXIT_USAGE;
+    const char *first = argv[1];
+    if (strcmp(first, "--help") == 0 || strcmp(first, "-h") == 0) return print_help(stdout), 0;
+    if (strcmp(first, "--version") == 0) return printf("fathom " FATHOM_VERSION "\n"), 0;
+    return run(argc - 1, argv + 1);
 }

@@ -281,7 +281,7 @@ static int score(const runtime *rt, const options *opts, err *e) {
     return rc;
 }
 
-int cmd_score(int argc, char **argv) {
+int cmd_score(opt_args *args) {
     options opts = {0};
     const opt_row table[] = {
         RUN_OPTIONS(&opts.run),
@@ -311,7 +311,7 @@ int cmd_score(int argc, char **argv) {
         "fathom score --model models/demo --text models/demo/held_out.txt "
         "--window 128 --first 8192",
         table, ARRAY_LEN(table)};
-    int parsed = opt_parse(&command, argc, argv);
+    int parsed = opt_parse(&command, args);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     if ((opts.ids != NULL) == (opts.text != NULL)) {
         fprintf(stderr, "fathom score: give one of --ids and --text\n");

@@ -229,7 +229,7 @@ static int check_options(const options *opts, err *e) {
     return err_set(e, ERR_USAGE, "--chat", "--chat-template and --json need --chat");
 }
 
-int cmd_tokenize(int argc, char **argv) {
+int cmd_tokenize(opt_args *args) {
     options opts = {0};
     const opt_row table[] = {
         {"--model", OPT_TEXT, &opts.model, "DIR", "folder that holds a tokenizer.json", 0, 0, true},
@@ -255,7 +255,7 @@ int cmd_tokenize(int argc, char **argv) {
     const opt_command command = {"tokenize", "turns text into token ids, or token ids into text",
                                  "fathom tokenize --model models/demo --text 'In the beginning'",
                                  table, ARRAY_LEN(table)};
-    int rc = opt_parse(&command, argc, argv);
+    int rc = opt_parse(&command, args);
     if (rc != 0) return rc > 0 ? 0 : EXIT_USAGE;
     err e = {0};
     tokenizer *tok = NULL;

@@ -400,11 +400,14 @@ static int run_all(const bench_flags *flags, bench_opts *opts, err *e) {
     return rc;
 }
 
-int cmd_bench(int argc, char **argv) {
+int cmd_bench(opt_args *args) {
     bench_flags flags = bench_flags_default();
-    char **args = bench_repeat_flags(&argc, argv);
-    if (args == NULL) return EXIT_FAILED;
-    int rc = bench_flags_read(&flags, argc, args, opt_parse);
+    opt_args repeated = *args;
+    char **argv = bench_repeat_flags(&repeated.argc, args->argv);
+    if (argv == NULL) return EXIT_FAILED;
+    repeated.argv = argv;
+    int rc = bench_flags_read(&flags, &repeated);
+    args->texts = repeated.texts;
     bench_opts opts = {0};
     buf base = {0}, url = {0}, lines[OPT_LIST_MAX] = {{0}};
     err e = {0};
@@ -424,6 +427,6 @@ int cmd_bench(int argc, char **argv) {
         buf_deinit(&lines[i]);
     buf_deinit(&base);
     buf_deinit(&url);
-    free(args);
+    free(argv);
     return status;
 }

@@ -65,12 +65,12 @@ char **bench_repeat_flags(int *argc, char **argv) {
     return out;
 }
 
-int bench_flags_read(bench_flags *flags, int argc, char **argv, bench_with with) {
+int bench_flags_read(bench_flags *flags, opt_args *args) {
     const opt_row options[] = {
         {"--url", OPT_TEXT, &flags->url, "URL",
          "address of the server, as http://127.0.0.1:8080 (default: from --host and --port)", 0, 0,
          false},
-        {"--base-url", OPT_TEXT, &flags->url, "URL", "other name of --url", 0, 0, false},
+        OPT_OTHER_NAME("--base-url", "--url"),
         {"--host", OPT_TEXT, &flags->host, "NAME",
          "host name or address of the server (default 127.0.0.1)", 0, 0, false},
         {"--port", OPT_UINT, &flags->port, "N", "port of the server (default 8080)", 1, 65535,
@@ -79,13 +79,13 @@ int bench_flags_read(bench_flags *flags, int argc, char **argv, bench_with with)
          "API to call; openai and vllm: completions; openai-chat: chat completions (default "
          "openai)",
          0, 0, false},
-        {"--endpoint-type", OPT_CHOICE, &flags->backend, "openai|vllm|openai-chat",
-         "other name of --backend", 0, 0, false},
+        OPT_OTHER_NAME("--endpoint-type", "--backend"),
         {"--endpoint", OPT_TEXT, &flags->endpoint, "PATH",
          "path to send requests to (default: /v1/completions or /v1/chat/completions)", 0, 0,
          false},
         {"--model", OPT_TEXT, &flags->model, "NAME",
          "name of the model (default: the first that /v1/models lists)", 0, 0, false},
+        OPT_NO_ENVIRONMENT("--model"), /* FATHOM_MODEL names a folder */
         {"--served-model-name", OPT_TEXT, &flags->served_name, "NAME",
          "name of the model in requests, if it differs from --model (default: --model)", 0, 0,
          false},
@@ -158,12 +158,10 @@ int bench_flags_read(bench_flags *flags, int argc, char **argv, bench_with with)
         {"--input-len", OPT_UINT, &flags->input_len, "N",
          "random: tokens of a prompt; for chat without --tokenizer: words (default 1024)", 1,
          1 << 20, false},
-        {"--random-input-len", OPT_UINT, &flags->input_len, "N", "other name of --input-len", 1,
-         1 << 20, false},
+        OPT_OTHER_NAME("--random-input-len", "--input-len"),
         {"--output-len", OPT_UINT, &flags->output_len, "N",
          "most output tokens of a request (default 128)", 1, 1 << 20, false},
-        {"--random-output-len", OPT_UINT, &flags->output_len, "N", "other name of --output-len", 1,
-         1 << 20, false},
+        OPT_OTHER_NAME("--random-output-len", "--output-len"),
         {"--random-range-ratio", OPT_REAL, &flags->range_ratio, "R",
          "random: lengths vary evenly by up to this share, up and down (default 0)", 0, 0.999,
          false},
@@ -271,7 +269,7 @@ int bench_flags_read(bench_flags *flags, int argc, char **argv, bench_with with)
         options,
         ARRAY_LEN(options),
     };
-    return with(&command, argc, argv);
+    return opt_parse(&command, args);
 }
 
 void bench_say_ignored(const bench_flags *flags) {

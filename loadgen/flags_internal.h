@@ -28,11 +28,9 @@ typedef struct {
     const char *result_dir, *result_file, *label, *plot;
 } bench_flags;
 
-typedef int (*bench_with)(const opt_command *command, int argc, char **argv);
 bench_flags bench_flags_default(void);
-/* Builds the table of options (its rows write to flags), calls `with` (opt_parse) on it, and
- * returns its result. */
-int bench_flags_read(bench_flags *flags, int argc, char **argv, bench_with with);
+/* opt_parse for the options of `fathom bench`. */
+int bench_flags_read(bench_flags *flags, opt_args *args);
 /* vLLM's flags may have several values after one name, and opt_parse allows one, so the name is
  * repeated before each value. Free the result; NULL when out of memory. */
 char **bench_repeat_flags(int *argc, char **argv);

@@ -4,6 +4,6 @@
 
 #include "base/options.h"
 
-int cmd_bench(int argc, char **argv);
+int cmd_bench(opt_args *args);
 
 #endif
