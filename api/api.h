@@ -58,6 +58,12 @@ void api_context_close(api_context *ctx);
 const char *api_model_name(const api_context *ctx);
 /* End tokens of the model from all these files, for commands with a scheduler of their own. */
 const uint32_t *api_stop_ids(const api_context *ctx, uint32_t *n);
+/* The sampling of requests that name none. False: no file of the model names any, and *out is
+ * neutral. */
+bool api_sampling(const api_context *ctx, eng_sampling *out);
+/* The name of the model's chat template. NULL: there is none, or *why tells why it cannot be used.
+ */
+const char *api_chat_template(const api_context *ctx, const char **why);
 /* Token ids of a text prompt, with the model's first token (BOS) if it has one. Control tokens
  * spelled out in the text are read as such. Needs a tokenizer. */
 int api_prompt_ids(const api_context *ctx, const char *text, size_t n, token_ids *out,

@@ -168,6 +168,7 @@ struct api_context {
     bool add_bos;
     uint32_t bos_id;
     eng_sampling defaults; /* from generation_config.json; otherwise neutral */
+    bool own_sampling;     /* the file names at least one of them */
     uint64_t hash_key[4];  /* random; hashes cache_salt */
     int64_t created;
     char fingerprint[24]; /* of the program and the model, for system_fingerprint */

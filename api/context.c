@@ -53,8 +53,9 @@ int api__read_config(json_t **out, const char *dir, const char *file, err *e) {
 }
 
 /* The range of the request's field holds here too, so it is taken from the same table. */
-static void read_default(const json_t *root, const char *name, float *out) {
+static void read_default(api_context *ctx, const json_t *root, const char *name, float *out) {
     const json_t *value = json_object_get(root, name);
+    ctx->own_sampling |= value != NULL;
     double x = (double)*out;
     for (size_t i = 0; i < api__n_shared_fields; i++) {
         const api__field *field = &api__shared_fields[i];
@@ -68,6 +69,7 @@ static void read_default(const json_t *root, const char *name, float *out) {
 
 static void read_top_k(api_context *ctx, const json_t *root) {
     int64_t top_k = 0;
+    ctx->own_sampling |= json_object_get(root, "top_k") != NULL;
     err why = {0};
     if (api__read_int(json_object_get(root, "top_k"), "top_k", -1, INT32_MAX, &top_k, &why) != 0)
         log_line(LOG_WARN, "generation_config.json: %s; the field is ignored", why.msg);
@@ -78,10 +80,10 @@ static int read_generation(api_context *ctx, err *e) {
     json_t *root;
     if (api__read_config(&root, ctx->opts.model_dir, "generation_config.json", e) != 0) return -1;
     api__read_ends(ctx, json_object_get(root, "eos_token_id"), "generation_config.json");
-    read_default(root, "temperature", &ctx->defaults.temperature);
-    read_default(root, "top_p", &ctx->defaults.top_p);
-    read_default(root, "min_p", &ctx->defaults.min_p);
-    read_default(root, "repetition_penalty", &ctx->defaults.repetition_penalty);
+    read_default(ctx, root, "temperature", &ctx->defaults.temperature);
+    read_default(ctx, root, "top_p", &ctx->defaults.top_p);
+    read_default(ctx, root, "min_p", &ctx->defaults.min_p);
+    read_default(ctx, root, "repetition_penalty", &ctx->defaults.repetition_penalty);
     read_top_k(ctx, root);
     api__settle_top_p(&ctx->defaults);
     json_decref(root);
@@ -234,6 +236,16 @@ void api_context_close(api_context *ctx) {
 
 const char *api_model_name(const api_context *ctx) {
     return ctx->name;
+}
+
+bool api_sampling(const api_context *ctx, eng_sampling *out) {
+    *out = ctx->defaults;
+    return ctx->own_sampling;
+}
+
+const char *api_chat_template(const api_context *ctx, const char **why) {
+    *why = ctx->template ? api__template_broken(ctx->template) : NULL;
+    return ctx->template && *why == NULL ? api__template_name(ctx->template) : NULL;
 }
 
 const uint32_t *api_stop_ids(const api_context *ctx, uint32_t *n) {

@@ -2,7 +2,9 @@
 #include "api/api.h"
 #include "base/json.h"
 #include "base/size.h"
+#include "base/terminal.h"
 #include "cli/describe.h"
+#include "cli/token_printer.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -10,55 +12,47 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { STDIN_MAX_BYTES = 16 << 20 };
+#define UNSET UINT64_MAX
+
 typedef struct {
     runtime_opts run;
-    const char *prompt, *ids;
-    uint64_t max_tokens, top_k, seed, repeat;
-    double temperature, top_p, min_p, repetition;
-    bool json, show_depth, ignore_eos;
+    const char *prompt, *ids, *chat_template;
+    uint64_t max_tokens, top_k, seed;
+    opt_real temperature, top_p, min_p, repetition; /* not given: the model's */
+    bool json, show_depth, ignore_eos, chat;
 } options;
 
 /* Output of the run: collected for --json, else printed as it comes. */
 typedef struct {
     const runtime *rt;
     const options *opts;
+    token_printer printer;
     api_utf8 utf8;
     buf text, depths, ids;
-    bool tint; /* colour each token by its depth */
-    uint32_t n_tokens, max_loops;
-    uint64_t loops; /* loops of all output tokens */
+    uint32_t n_tokens;
+    uint64_t cut_to; /* tokens that the context has room for, if fewer than asked for; 0: enough */
     sched_event end;
-} token_printer;
-
-/* Colours of the 256-colour cube from blue (few loops) to red (many). */
-static int depth_colour(uint32_t depth, uint32_t max_loops) {
-    static const int ramp[] = {39, 44, 49, 118, 190, 220, 208, 202, 196};
-    uint32_t last = ARRAY_LEN(ramp) - 1;
-    uint32_t i = max_loops > 1 ? (depth - 1) * last / (max_loops - 1) : 0;
-    return ramp[i < last ? i : last];
-}
+} run_output;
 
 static void on_event(void *ud, const sched_event *ev) {
-    token_printer *printer = ud;
+    run_output *out = ud;
     if (ev->kind == SCHED_END) {
-        printer->end = *ev;
+        out->end = *ev;
         return;
     }
     if (ev->kind != SCHED_TOKEN) return;
-    size_t before = printer->text.len;
-    if (printer->rt->tokenizer)
-        api_utf8_token(&printer->utf8, printer->rt->tokenizer, ev->token, &printer->text);
-    else buf_printf(&printer->text, "%s%u", printer->n_tokens ? " " : "", ev->token);
-    buf_printf(&printer->depths, "%s%u", printer->n_tokens ? "," : "", ev->depth);
-    buf_printf(&printer->ids, "%s%u", printer->n_tokens ? "," : "", ev->token);
-    printer->n_tokens++;
-    printer->loops += ev->depth;
-    if (printer->opts->json) return;
-    if (printer->tint) printf("\x1b[38;5;%dm", depth_colour(ev->depth, printer->max_loops));
-    fwrite(printer->text.data + before, 1, printer->text.len - before, stdout);
-    if (printer->tint) printf("\x1b[0m");
-    fflush(stdout);
+    size_t before = out->text.len;
+    if (out->rt->tokenizer) api_utf8_token(&out->utf8, out->rt->tokenizer, ev->token, &out->text);
+    else buf_printf(&out->text, "%s%u", out->n_tokens ? " " : "", ev->token);
+    buf_printf(&out->depths, "%s%u", out->n_tokens ? "," : "", ev->depth);
+    buf_printf(&out->ids, "%s%u", out->n_tokens ? "," : "", ev->token);
+    out->n_tokens++;
+    size_t n = out->opts->json ? 0 : out->text.len - before;
+    token_printer_add(&out->printer, n ? out->text.data + before : "", n, ev->depth, false);
 }
+
+/* ---- the prompt ---- */
 
 /* "1 2 3" or "[1,2,3]" */
 static int parse_ids(const char *text, uint32_t vocab, token_ids *out, err *e) {
@@ -85,26 +79,94 @@ static int parse_ids(const char *text, uint32_t vocab, token_ids *out, err *e) {
     return 0;
 }
 
+/* All of stdin, without the newline at its end. */
+static int read_stdin(buf *out, err *e) {
+    char chunk[65536];
+    size_t n;
+    out->max = STDIN_MAX_BYTES;
+    while ((n = fread(chunk, 1, sizeof chunk, stdin)) > 0 && !out->failed)
+        buf_append(out, chunk, n);
+    if (ferror(stdin)) return err_set(e, ERR_IO, "--prompt", "--prompt -: %s", strerror(errno));
+    if (out->failed) {
+        return err_set(e, ERR_USAGE, "--prompt", "--prompt -: stdin holds more than %d MB",
+                       STDIN_MAX_BYTES >> 20);
+    }
+    if (out->len && out->data[out->len - 1] == '\n') out->len--;
+    return 0;
+}
+
+/* The text as a conversation of one user message. */
+static int chat_ids(const runtime *rt, const options *opts, const buf *text, token_ids *out,
+                    err *e) {
+    api_chat *chat = NULL;
+    jinja_output rendered = {0};
+    buf body = {0};
+    int rc = api_chat_open(&chat, model_dir(rt->model), opts->chat_template, rt->tokenizer, e);
+    if (rc == 0) {
+        buf_puts(&body, "[{\"role\":\"user\",\"content\":");
+        buf_json_string(&body, text->data ? text->data : "", text->len);
+        buf_puts(&body, "}]");
+        rc = body.failed ? err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the prompt")
+                         : api_chat_render(chat, body.data, body.len, &rendered, out, e);
+    }
+    jinja_output_deinit(&rendered);
+    buf_deinit(&body);
+    api_chat_close(chat);
+    return rc;
+}
+
 static int prompt_ids(const runtime *rt, const api_context *api, const options *opts,
                       token_ids *out, err *e) {
-    const model_plan *plan = model_plan_of(rt->model);
+    buf text = {0};
+    int rc = 0;
     if (opts->ids) {
-        if (parse_ids(opts->ids, plan->vocab_size, out, e) != 0) return -1;
+        if (parse_ids(opts->ids, model_plan_of(rt->model)->vocab_size, out, e) != 0) return -1;
     } else if (rt->tokenizer == NULL) {
         return runtime_needs_tokenizer(rt, "--prompt", "give token ids with --ids", e);
-    } else if (api_prompt_ids(api, opts->prompt, strlen(opts->prompt), out, e) != 0) {
-        return -1;
+    } else {
+        if (strcmp(opts->prompt, "-") == 0) rc = read_stdin(&text, e);
+        else buf_puts(&text, opts->prompt);
+        if (rc == 0)
+            rc = opts->chat ? chat_ids(rt, opts, &text, out, e)
+                            : api_prompt_ids(api, text.data ? text.data : "", text.len, out, e);
+        buf_deinit(&text);
+        if (rc != 0) return -1;
     }
     if (out->n == 0) return err_set(e, ERR_USAGE, "--prompt", "the prompt has no tokens");
     return 0;
 }
 
-static int generate(const runtime *rt, const options *opts, token_ids *prompt,
-                    token_printer *printer, err *e) {
+/* ---- the run ---- */
+
+/* Options first, then the model's generation_config.json, then the likeliest token. */
+static eng_sampling sampling_of(const api_context *api, const options *opts) {
+    eng_sampling sampling;
+    if (!api_sampling(api, &sampling)) sampling.temperature = 0;
+    if (opts->temperature.given) sampling.temperature = (float)opts->temperature.value;
+    if (opts->top_p.given) sampling.top_p = (float)opts->top_p.value;
+    if (opts->min_p.given) sampling.min_p = (float)opts->min_p.value;
+    if (opts->repetition.given) sampling.repetition_penalty = (float)opts->repetition.value;
+    if (opts->top_k != UNSET) sampling.top_k = (uint32_t)opts->top_k;
+    sampling.seed = opts->seed;
+    return sampling;
+}
+
+static int run(run_output *out, scheduler *sched, const sched_request *request, err *e) {
+    uint64_t id;
+    bool idle = false;
+    if (sched_submit(sched, request, &id, e) != 0) return -1;
+    while (!idle) {
+        if (sched_step(sched, &idle, e) != 0) return -1;
+    }
+    if (out->end.finish != SCHED_FAILED) return 0;
+    return err_set(e, out->end.why, NULL, "the generation failed: %s", err_text(out->end.why));
+}
+
+static int generate(const runtime *rt, const options *opts, token_ids *prompt, run_output *out,
+                    err *e) {
     const model_plan *plan = model_plan_of(rt->model);
     api_context *api = NULL;
     scheduler *sched = NULL;
-    int rc = -1;
     api_opts ao = {.model_dir = model_dir(rt->model),
                    .model = rt->model,
                    .tokenizer = rt->tokenizer,
@@ -113,115 +175,123 @@ static int generate(const runtime *rt, const options *opts, token_ids *prompt,
                    .max_prompts = 1,
                    .ceiling_loops = rt->sched.ceiling_loops};
     if (api_context_open(&api, &ao, e) != 0) return -1;
-    if (prompt_ids(rt, api, opts, prompt, e) != 0) goto done;
+    int rc = prompt_ids(rt, api, opts, prompt, e);
     sched_request request = {
         .prompt = prompt->data,
         .n_prompt = (uint32_t)prompt->n,
         .max_tokens = (uint32_t)opts->max_tokens,
-        .sampling = {.temperature = (float)opts->temperature,
-                     .top_p = (float)opts->top_p,
-                     .min_p = (float)opts->min_p,
-                     .top_k = (uint32_t)opts->top_k,
-                     .repetition_penalty = (float)opts->repetition,
-                     .seed = opts->seed},
+        .sampling = sampling_of(api, opts),
         .depth = {.min_loops = (uint16_t)opts->run.min_loops,
                   .max_loops = (uint16_t)opts->run.loops},
     };
-    if (prompt->n < plan->max_seq_len && request.max_tokens > plan->max_seq_len - prompt->n) {
-        request.max_tokens = plan->max_seq_len - (uint32_t)prompt->n;
-    }
+    if (prompt->n < plan->max_seq_len && request.max_tokens > plan->max_seq_len - prompt->n)
+        request.max_tokens = (uint32_t)(out->cut_to = plan->max_seq_len - prompt->n);
     if (!opts->ignore_eos) request.stop_ids = api_stop_ids(api, &request.n_stop_ids);
-    uint64_t id;
-    bool idle = false;
-    if (sched_create(&sched, rt->backend, &rt->sched, on_event, printer, e) != 0) goto done;
-    if (sched_submit(sched, &request, &id, e) != 0) goto done;
-    while (!idle) {
-        if (sched_step(sched, &idle, e) != 0) goto done;
-    }
-    if (printer->end.finish == SCHED_FAILED) {
-        err_set(e, printer->end.why, NULL, "the generation failed: %s", err_text(printer->end.why));
-        goto done;
-    }
-    rc = 0;
-done:
+    if (rc == 0) rc = sched_create(&sched, rt->backend, &rt->sched, on_event, out, e);
+    if (rc == 0) rc = run(out, sched, &request, e);
     sched_destroy(sched);
     api_context_close(api);
     return rc;
 }
 
+/* ---- the end ---- */
+
 static const char *finish_name(sched_finish finish) {
     return finish == SCHED_STOP ? "stop" : finish == SCHED_LENGTH ? "length" : "cancelled";
 }
 
-static void print_end(token_printer *printer, const token_ids *prompt) {
-    const sched_event *end = &printer->end;
-    if (printer->rt->tokenizer) api_utf8_finish(&printer->utf8, &printer->text);
-    if (printer->opts->json) {
-        buf out = {0};
-        buf_puts(&out, "{\"text\":");
-        buf_json_string(&out, printer->text.data ? printer->text.data : "", printer->text.len);
-        buf_printf(&out, ",\"ids\":[%s],\"depths\":[%s],\"finish_reason\":\"%s\",\"prompt_ids\":[",
-                   printer->ids.data ? printer->ids.data : "",
-                   printer->depths.data ? printer->depths.data : "", finish_name(end->finish));
-        for (size_t i = 0; i < prompt->n; i++)
-            buf_printf(&out, "%s%u", i ? "," : "", prompt->data[i]);
-        buf_puts(&out, "],");
-        describe_runtime_json(&out, printer->rt);
-        buf_printf(&out, ",\"prompt_ms\":%.3f,\"decode_ms\":%.3f}\n", (double)end->prefill_ns / 1e6,
-                   (double)end->decode_ns / 1e6);
-        fwrite(out.data, 1, out.len, stdout);
-        buf_deinit(&out);
-        return;
-    }
-    printf("\n");
-    if (printer->opts->show_depth)
-        printf("depths: %s\n", printer->depths.data ? printer->depths.data : "");
-    fflush(stdout); /* so that the line on stderr follows the text */
-    double seconds = (double)end->decode_ns / 1e9;
-    fprintf(stderr, "%u prompt + %u tokens, mean depth %.2f, first token after %.1f ms",
-            end->n_prompt, end->n_output,
-            end->n_output ? (double)printer->loops / end->n_output : 0.0,
-            (double)end->prefill_ns / 1e6);
-    if (end->n_output > 1 && seconds > 0)
-        fprintf(stderr, ", then %.1f tokens/s", (end->n_output - 1) / seconds);
-    buf plan = {0};
-    describe_runtime(&plan, printer->rt);
-    fprintf(stderr, " (%s)\n%s\n", finish_name(end->finish), plan.data ? plan.data : "");
-    buf_deinit(&plan);
+static void print_json(run_output *run_out, const token_ids *prompt) {
+    const sched_event *end = &run_out->end;
+    buf out = {0};
+    buf_puts(&out, "{\"text\":");
+    buf_json_string(&out, run_out->text.data ? run_out->text.data : "", run_out->text.len);
+    buf_printf(&out, ",\"ids\":[%s],\"depths\":[%s],\"finish_reason\":\"%s\",\"prompt_ids\":[",
+               run_out->ids.data ? run_out->ids.data : "",
+               run_out->depths.data ? run_out->depths.data : "", finish_name(end->finish));
+    for (size_t i = 0; i < prompt->n; i++)
+        buf_printf(&out, "%s%u", i ? "," : "", prompt->data[i]);
+    buf_puts(&out, "],");
+    describe_runtime_json(&out, run_out->rt);
+    buf_printf(&out, ",\"prompt_ms\":%.3f,\"decode_ms\":%.3f}\n", (double)end->prefill_ns / 1e6,
+               (double)end->decode_ns / 1e6);
+    fwrite(out.data, 1, out.len, stdout);
+    buf_deinit(&out);
 }
 
-/* Depth at the end of the colour scale. */
-static uint32_t most_loops(const runtime *rt, const options *opts) {
-    if (opts->run.loops) return (uint32_t)opts->run.loops;
-    if (rt->sched.default_max_loops) return rt->sched.default_max_loops;
-    return model_plan_of(rt->model)->loops_default;
+/* The lines behind the text. */
+static void print_figures(const run_output *run_out) {
+    const sched_event *end = &run_out->end;
+    double seconds = (double)end->decode_ns / 1e9;
+    buf out = {0};
+    buf_printf(&out, "%u prompt + %u tokens, ", end->n_prompt, end->n_output);
+    token_printer_depth(&run_out->printer, &out);
+    buf_printf(&out, ", first token after %.1f ms", (double)end->prefill_ns / 1e6);
+    if (end->n_output > 1 && seconds > 0)
+        buf_printf(&out, ", then %.1f tokens/s", (end->n_output - 1) / seconds);
+    buf_printf(&out, " (%s)\n", finish_name(end->finish));
+    if (run_out->cut_to && end->finish == SCHED_LENGTH) {
+        buf_printf(&out, "--max-tokens %llu is cut to %llu, the room in the context\n",
+                   (unsigned long long)run_out->opts->max_tokens,
+                   (unsigned long long)run_out->cut_to);
+    }
+    token_printer_legend(&run_out->printer, &out);
+    describe_runtime(&out, run_out->rt);
+    fprintf(stderr, "%s\n", out.data ? out.data : "");
+    buf_deinit(&out);
+}
+
+static void print_end(run_output *run_out, const token_ids *prompt) {
+    size_t before = run_out->text.len;
+    if (run_out->rt->tokenizer) api_utf8_finish(&run_out->utf8, &run_out->text);
+    if (run_out->opts->json) {
+        print_json(run_out, prompt);
+        return;
+    }
+    if (run_out->text.len > before)
+        fwrite(run_out->text.data + before, 1, run_out->text.len - before, stdout);
+    printf("\n");
+    if (run_out->opts->show_depth)
+        printf("depths: %s\n", run_out->depths.data ? run_out->depths.data : "");
+    fflush(stdout); /* so that the lines on stderr follow the text */
+    print_figures(run_out);
 }
 
 int cmd_generate(opt_args *args) {
-    options opts = {.max_tokens = 128, .top_p = 1, .repetition = 1};
+    options opts = {.max_tokens = 128, .top_k = UNSET};
     const opt_row table[] = {
         ENGINE_OPTIONS(&opts.run),
         POLICY_OPTIONS(&opts.run),
         {"--prompt", OPT_TEXT, &opts.prompt, "TEXT",
-         "text to continue; the name of a special token in it is read as that token", 0, 0, false},
+         "text to continue, or - for stdin without its last newline; the name of a special token "
+         "in it is read as that token",
+         0, 0, false},
         {"--ids", OPT_TEXT, &opts.ids, "\"1 2 3\"", "token ids to continue, instead of --prompt", 0,
          0, false},
+        {"--chat", OPT_FLAG, &opts.chat, NULL,
+         "put the prompt into the model's chat template, as the message of a user", 0, 0, false},
+        {"--chat-template", OPT_TEXT, &opts.chat_template, "FILE|NAME",
+         "with --chat: template to use instead of the folder's", 0, 0, false},
         {"--max-tokens", OPT_UINT, &opts.max_tokens, "N", "most tokens to generate (default 128)",
          1, 1e6, false},
-        {"--temperature", OPT_REAL, &opts.temperature, "T",
-         "sampling temperature; 0: always the likeliest token (default 0)", 0, 2, false},
+        {"--temperature", OPT_GIVEN_REAL, &opts.temperature, "T",
+         "sampling temperature; 0: always the likeliest token (default: that of the model's "
+         "generation_config.json, or 0 if it names no sampling)",
+         0, 2, false},
         {"--top-k", OPT_UINT, &opts.top_k, "N",
-         "sample from the N likeliest tokens; 0: from all (default 0)", 0, 1e6, false},
-        {"--top-p", OPT_REAL, &opts.top_p, "P",
-         "sample from the likeliest tokens that together hold probability P; 1: from all (default "
-         "1)",
+         "sample from the N likeliest tokens; 0: from all (default: the model's, or 0)", 0, 1e6,
+         false},
+        {"--top-p", OPT_GIVEN_REAL, &opts.top_p, "P",
+         "sample from the likeliest tokens that together hold probability P; 1: from all (default: "
+         "the model's, or 1)",
          1e-6, 1, false},
-        {"--min-p", OPT_REAL, &opts.min_p, "P",
-         "leave out tokens less likely than P times the likeliest one; 0: none (default 0)", 0, 1,
-         false},
-        {"--repetition-penalty", OPT_REAL, &opts.repetition, "R",
-         "divide the logits of tokens that have occurred by R; 1: no penalty (default 1)", 0.01, 10,
-         false},
+        {"--min-p", OPT_GIVEN_REAL, &opts.min_p, "P",
+         "leave out tokens less likely than P times the likeliest one; 0: none (default: the "
+         "model's, or 0)",
+         0, 1, false},
+        {"--repetition-penalty", OPT_GIVEN_REAL, &opts.repetition, "R",
+         "divide the logits of tokens that have occurred by R; 1: no penalty (default: the "
+         "model's, or 1)",
+         0.01, 10, false},
         {"--seed", OPT_UINT, &opts.seed, "N",
          "seed of the sampler; the same seed gives the same tokens (default 0)", 0, 1.8e19, false},
         {"--loops", OPT_UINT, &opts.run.loops, "N",
@@ -246,19 +316,27 @@ int cmd_generate(opt_args *args) {
         fprintf(stderr, "fathom generate: give one of --prompt and --ids\n");
         return EXIT_USAGE;
     }
+    if (opts.chat && opts.ids) {
+        fprintf(stderr, "fathom generate: --chat takes a text, so it cannot go with --ids\n");
+        return EXIT_USAGE;
+    }
+    if (opts.chat_template && !opts.chat) {
+        fprintf(stderr, "fathom generate: --chat-template needs --chat\n");
+        return EXIT_USAGE;
+    }
     opts.run.max_running = 1;
     err e = {0};
     runtime rt;
     token_ids prompt = {0};
-    token_printer printer = {.rt = &rt, .opts = &opts};
+    run_output out = {.rt = &rt, .opts = &opts};
     if (runtime_open(&rt, &opts.run, &e) != 0) return opt_fail(&e);
-    printer.max_loops = most_loops(&rt, &opts);
-    printer.tint = opts.show_depth && isatty(STDOUT_FILENO);
-    int rc = generate(&rt, &opts, &prompt, &printer, &e);
-    if (rc == 0) print_end(&printer, &prompt);
-    buf_deinit(&printer.text);
-    buf_deinit(&printer.depths);
-    buf_deinit(&printer.ids);
+    token_printer_init(&out.printer, stdout, &rt, opts.run.loops);
+    out.printer.tint = opts.show_depth && !opts.json && terminal_has_colours(STDOUT_FILENO);
+    int rc = generate(&rt, &opts, &prompt, &out, &e);
+    if (rc == 0) print_end(&out, &prompt);
+    buf_deinit(&out.text);
+    buf_deinit(&out.depths);
+    buf_deinit(&out.ids);
     token_ids_deinit(&prompt);
     runtime_close(&rt);
     return rc == 0 ? 0 : opt_fail(&e);
