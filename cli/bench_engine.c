@@ -21,9 +21,10 @@ static const be_mode all_modes[BE_MAX_MODES] = {
 };
 
 typedef struct {
-    const char *sequences, *modes, *plot, *clock, *simulate_from, *costs;
+    const char *sequences, *prompts, *modes, *plot, *clock, *simulate_from, *costs;
     uint64_t prompt_tokens, output_tokens, repeat, seed, flights, rounds, waiting, shared;
-    double temperature, top_p, mean_depth;
+    double top_p, mean_depth;
+    opt_real temperature; /* default: 1; with prompts 0 */
     bool json, simulate, same_lengths;
 } options;
 
@@ -34,6 +35,7 @@ typedef struct {
     size_t n_modes, n_sizes;
     be_load load;
     uint64_t repeat;
+    questions prompts;
     be_run *runs; /* [size][mode][repeat] */
     be_line *lines;
 } bench;
@@ -81,6 +83,10 @@ static int parse(bench *to, const options *opts, const runtime_opts *run_opts, e
         return err_set(e, ERR_USAGE, "--clock", "--clock cpu goes with --threads 1");
     if (opts->simulate && !opts->simulate_from && !opts->costs)
         return err_set(e, ERR_USAGE, "--simulate", "--simulate needs --simulate-from or --costs");
+    if (opts->prompts && (opts->simulate || opts->shared))
+        return err_set(e, ERR_USAGE, "--prompts",
+                       "--prompts goes with neither --simulate nor --shared-prompt");
+    double temperature = opts->temperature.given ? opts->temperature.value : opts->prompts ? 0 : 1;
     to->repeat = opts->repeat;
     to->load = (be_load){.prompt_tokens = (uint32_t)opts->prompt_tokens,
                          .output_tokens = (uint32_t)opts->output_tokens,
@@ -89,7 +95,7 @@ static int parse(bench *to, const options *opts, const runtime_opts *run_opts, e
                          .same_lengths = opts->same_lengths,
                          .seed = opts->seed,
                          .rounds = opts->rounds,
-                         .temperature = (float)opts->temperature,
+                         .temperature = (float)temperature,
                          .top_p = (float)opts->top_p,
                          .cpu_clock = cpu};
     if (parse_sizes(to, opts->sequences, e) != 0) return -1;
@@ -97,6 +103,7 @@ static int parse(bench *to, const options *opts, const runtime_opts *run_opts, e
 }
 
 static int check_lengths(const be_load *load, const model_plan *plan, err *e) {
+    if (load->prompts) return 0; /* a real prompt fits, and its output is cut at the context */
     uint64_t longest = (uint64_t)load->prompt_tokens + load->output_tokens;
     if (!load->same_lengths) longest = longest * 3 / 2 + 2;
     if (longest <= plan->max_seq_len) return 0;
@@ -189,6 +196,14 @@ static void bench_deinit(bench *in) {
         be_table_deinit(&in->runs[i].table);
     free(in->runs);
     free(in->lines);
+    questions_deinit(&in->prompts);
+}
+
+static int read_prompts(bench *in, const runtime *run_on, const char *file, err *e) {
+    if (questions_read(&in->prompts, run_on, "--prompts", file, e) != 0) return -1;
+    in->load.prompts = &in->prompts;
+    in->load.prompts_file = file;
+    return 0;
 }
 
 /* ---- the simulated device ---- */
@@ -228,6 +243,7 @@ static int run(const options *opts, runtime_opts *run_opts, err *e) {
     if (opts->simulate) run_opts->device = "fake";
     if (runtime_open(&run_on, run_opts, e) != 0) return -1;
     int rc = opts->simulate ? simulate(&run_on, &costs, &all.load, opts, e) : 0;
+    if (rc == 0 && opts->prompts) rc = read_prompts(&all, &run_on, opts->prompts, e);
     if (rc == 0) rc = run_bench(&all, &run_on, run_opts, opts, e);
     bench_deinit(&all);
     runtime_close(&run_on);
@@ -241,7 +257,6 @@ int cmd_bench_engine(opt_args *args) {
                     .output_tokens = 48,
                     .repeat = 3,
                     .seed = 1,
-                    .temperature = 1,
                     .top_p = 1,
                     .flights = 1,
                     .rounds = 1};
@@ -252,10 +267,10 @@ int cmd_bench_engine(opt_args *args) {
          false},
         {"--waiting", OPT_UINT, &opts.waiting, "N",
          "requests to keep waiting beside them (default 0)", 0, 1e6, false},
-        {"--prompt-tokens", OPT_UINT, &opts.prompt_tokens, "N", "mean prompt length (default 64)",
-         1, 1e6, false},
-        {"--output-tokens", OPT_UINT, &opts.output_tokens, "N", "mean output length (default 48)",
-         2, 1e6, false},
+        {"--prompt-tokens", OPT_UINT, &opts.prompt_tokens, "N",
+         "mean length of made-up prompts (default 64)", 1, 1e6, false},
+        {"--output-tokens", OPT_UINT, &opts.output_tokens, "N",
+         "mean output length; with --prompts the most output tokens (default 48)", 2, 1e6, false},
         {"--repeat", OPT_UINT, &opts.repeat, "N",
          "runs of every mode, alternating; the report gives medians (default 3)", 1, BE_MAX_REPEAT,
          false},
@@ -276,8 +291,14 @@ int cmd_bench_engine(opt_args *args) {
          "policy "
          "as depthwise/last or depthwise/collapse (default: all but collapse)",
          0, 0, false},
-        {"--temperature", OPT_REAL, &opts.temperature, "X", "sampling temperature (default 1)", 0,
-         2, false},
+        {"--prompts", OPT_TEXT, &opts.prompts, "FILE",
+         "real prompts instead of made-up ones, a JSON object a line: {\"prompt\": TEXT, "
+         "\"answer\": TEXT}, where answer is optional; a run ends when each prompt has ended as "
+         "often as --rounds says, and counts the right answers",
+         0, 0, false},
+        {"--temperature", OPT_GIVEN_REAL, &opts.temperature, "X",
+         "sampling temperature (default 1; with --prompts 0: always the likeliest token)", 0, 2,
+         false},
         {"--top-p", OPT_REAL, &opts.top_p, "X", "top_p of the sampler (default 1)", 1e-3, 1, false},
         {"--clock", OPT_CHOICE, &opts.clock, "wall|cpu",
          "what to time by; cpu: this process's CPU time, for a machine that others use, with "

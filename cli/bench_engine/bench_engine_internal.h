@@ -3,6 +3,7 @@
 #define FATHOM_BENCH_ENGINE_H
 
 #include "cli/cli.h"
+#include "cli/questions.h"
 #include "engine/backend.h"
 
 #include <stdio.h>
@@ -22,6 +23,9 @@ typedef struct {
     uint32_t waiting;                                 /* requests kept waiting beside them */
     uint64_t seed, rounds;
     float temperature, top_p;
+    const questions
+        *prompts; /* request i has prompt i modulo their number; NULL: made-up prompts */
+    const char *prompts_file;
     bool cpu_clock; /* time is this process's CPU time: fair on a machine others use, with one
                        thread */
     const uint64_t *virtual_ns; /* the simulated device's clock; NULL: a real one */
@@ -65,7 +69,8 @@ const char *be_clock_name(const be_load *load); /* "wall", "cpu", "virtual" */
 /* ---- window.c ---- */
 
 /* One run's window: from the moment every sequence has put out a token until
- * rounds * sequences * (output_tokens - 1) more were put out, with `sequences` always in flight. */
+ * rounds * sequences * (output_tokens - 1) more were put out, or with prompts until each has ended
+ * `rounds` times, with `sequences` always in flight. */
 typedef struct {
     double seconds;
     uint64_t tokens, positions, loops; /* put out; finished, of prompts too; their loops */
@@ -77,9 +82,10 @@ typedef struct {
     uint32_t pool[BE_SAMPLES], n_samples;
     uint64_t compared, differing; /* tokens against the first run of the same policy */
     uint64_t warm_up_ns,
-        warm_up_positions; /* the next, and positions finished, before the window */
-    uint64_t scheduler_ns; /* processor time of steps beside their launches, events included */
-    uint32_t rows_held;    /* row states in use, at most */
+        warm_up_positions;     /* the next, and positions finished, before the window */
+    uint64_t scheduler_ns;     /* processor time of steps beside their launches, events included */
+    uint32_t rows_held;        /* row states in use, at most */
+    uint32_t n_asked, n_right; /* prompts with an answer that were run; right every time */
     be_table table;
 } be_run;
 
@@ -106,6 +112,25 @@ int be_tokens_add(be_tokens *first, uint32_t request, uint32_t max_tokens, err *
 void be_tokens_record(be_tokens *first, uint32_t request, uint32_t token);
 void be_tokens_compare(const be_tokens *first, uint32_t request, uint32_t index, uint32_t token,
                        be_run *run);
+
+/* ---- answers.c ---- */
+
+/* The first tokens of the request in each lane, and the verdict on each prompt. */
+typedef struct {
+    const questions *prompts; /* borrowed */
+    const tokenizer *tok;     /* borrowed */
+    uint32_t *tokens, *n;     /* [n_lanes][most], [n_lanes] */
+    uint32_t most;
+    uint8_t *verdict; /* by prompt: answer_state of what was run; OPEN: not yet */
+} be_answers;
+int be_answers_init(be_answers *out, const questions *prompts, const tokenizer *tok,
+                    uint32_t n_lanes, err *e) WARN_UNUSED;
+void be_answers_deinit(be_answers *ans);
+void be_answers_begin(be_answers *ans, uint32_t lane);
+void be_answers_token(be_answers *ans, uint32_t lane, uint32_t token);
+/* The lane's request, of this prompt, has ended. */
+int be_answers_end(be_answers *ans, uint32_t lane, size_t prompt, err *e) WARN_UNUSED;
+void be_answers_count(const be_answers *ans, be_run *run);
 
 /* ---- drive.c ---- */
 

@@ -26,9 +26,11 @@ typedef struct {
     bool recording; /* first is being filled */
     uint32_t next_request;
     uint32_t n_started; /* of the first load->sequences requests, those with a token */
-    uint64_t tokens;
+    uint64_t tokens, n_ended;
+    be_answers answers; /* of real prompts */
     be_run *run;
     bool failed;
+    err why; /* a failure within an event */
 } driver;
 
 static uint64_t hash_pair(uint64_t x, uint64_t y) {
@@ -45,52 +47,93 @@ static uint32_t length(const be_load *load, uint64_t hash, uint32_t mean) {
 /* ---- requests ---- */
 
 /* Request i is the same in every mode and beside any others. */
-static int submit(driver *drv, uint32_t at, err *e) {
+static uint32_t *made_up_prompt(const driver *drv, uint64_t own, uint32_t *n) {
     const be_load *load = drv->load;
-    uint32_t request = drv->next_request++;
-    uint64_t own = hash_pair(load->seed, request);
-    uint32_t n = length(load, hash_pair(own, 1), load->prompt_tokens),
-             vocab = model_plan_of(drv->run_on->model)->vocab_size;
-    uint32_t *prompt = array_new(n, sizeof *prompt);
-    if (prompt == NULL || map_reserve(&drv->lane_of, 1) != 0) {
-        free(prompt);
-        return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for a request");
-    }
-    for (uint32_t k = 0; k < n; k++)
+    *n = length(load, hash_pair(own, 1), load->prompt_tokens);
+    uint32_t vocab = model_plan_of(drv->run_on->model)->vocab_size;
+    uint32_t *prompt = array_new(*n, sizeof *prompt);
+    for (uint32_t k = 0; prompt && k < *n; k++)
         prompt[k] = (uint32_t)(hash_pair(k < load->shared ? load->seed : own, 100 + k) % vocab);
-    sched_request req = {.prompt = prompt,
-                         .n_prompt = n,
-                         .max_tokens = length(load, hash_pair(own, 2), load->output_tokens),
-                         .sampling = {.temperature = load->temperature,
-                                      .top_p = load->top_p,
-                                      .repetition_penalty = 1,
-                                      .seed = own}};
-    int rc = drv->recording ? be_tokens_add(drv->first, request, req.max_tokens, e) : 0;
+    return prompt;
+}
+
+static size_t prompt_of(const driver *drv, uint32_t request) {
+    return request % drv->load->prompts->n;
+}
+
+static void take_prompt(const driver *drv, uint32_t request, sched_request *to) {
+    const questions *prompts = drv->load->prompts;
+    const question *row = &prompts->rows[prompt_of(drv, request)];
+    uint32_t room = model_plan_of(drv->run_on->model)->max_seq_len - row->n_ids,
+             most = drv->load->output_tokens;
+    to->prompt = row->ids;
+    to->n_prompt = row->n_ids;
+    to->max_tokens = most < room ? most : room;
+    to->stop_ids = prompts->stop_ids;
+    to->n_stop_ids = prompts->n_stop_ids;
+}
+
+static int start(driver *drv, uint32_t at, uint32_t request, const sched_request *req, err *e) {
+    int rc = drv->recording ? be_tokens_add(drv->first, request, req->max_tokens, e) : 0;
     lane *to = &drv->lanes[at];
     *to = (lane){.request = request};
-    if (rc == 0) rc = sched_submit(drv->sched, &req, &to->id, e);
+    if (drv->load->prompts) be_answers_begin(&drv->answers, at);
+    if (rc == 0) rc = sched_submit(drv->sched, req, &to->id, e);
     if (rc == 0) map_put(&drv->lane_of, to->id, at);
-    free(prompt);
     return rc;
 }
 
-static void take_token(driver *drv, lane *from, uint32_t token) {
+static int submit(driver *drv, uint32_t at, err *e) {
+    const be_load *load = drv->load;
+    uint32_t request = drv->next_request++, *made_up = NULL;
+    uint64_t own = hash_pair(load->seed, request);
+    sched_request req = {.sampling = {.temperature = load->temperature,
+                                      .top_p = load->top_p,
+                                      .repetition_penalty = 1,
+                                      .seed = own}};
+    if (load->prompts) {
+        take_prompt(drv, request, &req);
+    } else {
+        req.prompt = made_up = made_up_prompt(drv, own, &req.n_prompt);
+        req.max_tokens = length(load, hash_pair(own, 2), load->output_tokens);
+    }
+    int rc = req.prompt && map_reserve(&drv->lane_of, 1) == 0
+                 ? start(drv, at, request, &req, e)
+                 : err_set(e, ERR_NO_MEMORY, NULL, "out of memory for a request");
+    free(made_up);
+    return rc;
+}
+
+static void take_token(driver *drv, uint32_t at, uint32_t token) {
+    lane *from = &drv->lanes[at];
+    if (drv->load->prompts) be_answers_token(&drv->answers, at, token);
     if (drv->recording) be_tokens_record(drv->first, from->request, token);
     else be_tokens_compare(drv->first, from->request, from->n_out, token, drv->run);
     if (from->n_out++ == 0 && from->request < drv->load->sequences) drv->n_started++;
     drv->tokens++;
 }
 
+static void end(driver *drv, uint32_t at, const sched_event *ev) {
+    lane *from = &drv->lanes[at];
+    map_drop(&drv->lane_of, ev->id);
+    from->id = 0;
+    drv->n_empty++;
+    drv->n_ended++;
+    if (ev->finish == SCHED_FAILED) {
+        (void)err_set(&drv->why, ERR_INTERNAL, NULL, "a sequence failed");
+        drv->failed = true;
+    } else if (drv->load->prompts &&
+               be_answers_end(&drv->answers, at, prompt_of(drv, from->request), &drv->why) != 0) {
+        drv->failed = true;
+    }
+}
+
 static void on_event(void *ud, const sched_event *ev) {
     driver *drv = ud;
     uint64_t at = map_get(&drv->lane_of, ev->id);
     if (at == MAP_NONE) return;
-    if (ev->kind == SCHED_TOKEN) take_token(drv, &drv->lanes[at], ev->token);
-    if (ev->kind != SCHED_END) return;
-    map_drop(&drv->lane_of, ev->id);
-    drv->lanes[at].id = 0;
-    drv->n_empty++;
-    if (ev->finish == SCHED_FAILED) drv->failed = true;
+    if (ev->kind == SCHED_TOKEN) take_token(drv, (uint32_t)at, ev->token);
+    if (ev->kind == SCHED_END) end(drv, (uint32_t)at, ev);
 }
 
 static int refill(driver *drv, err *e) {
@@ -99,7 +142,8 @@ static int refill(driver *drv, err *e) {
         if (submit(drv, i, e) != 0) return -1;
         drv->n_empty--;
     }
-    return drv->failed ? err_set(e, ERR_INTERNAL, NULL, "a sequence failed") : 0;
+    if (drv->failed) *e = drv->why;
+    return drv->failed ? -1 : 0;
 }
 
 /* ---- the window ---- */
@@ -114,20 +158,31 @@ static int step(driver *drv, err *e) {
     return rc;
 }
 
+/* Tokens, or with prompts requests, that end the window: see be_run. */
+static uint64_t progress(const driver *drv) {
+    return drv->load->prompts ? drv->n_ended : drv->tokens;
+}
+
+static uint64_t goal(const driver *drv) {
+    const be_load *load = drv->load;
+    if (load->prompts) return drv->n_ended + load->rounds * load->prompts->n;
+    /* Every sequence has put out one token already. */
+    return drv->tokens + load->rounds * load->sequences * (load->output_tokens - 1);
+}
+
 static int measure(driver *drv, err *e) {
     const be_load *load = drv->load;
     while (drv->n_started < load->sequences) { /* warm up */
         if (step(drv, e) != 0) return -1;
     }
-    /* Every sequence has put out one token already. */
-    uint64_t most = drv->tokens + load->rounds * load->sequences * (load->output_tokens - 1);
+    uint64_t most = goal(drv);
     uint64_t tokens_before = drv->tokens, aside = 0; /* ns of looking, not part of a server */
     be_window_open(&drv->window, drv->run, drv->sched);
     be_watch_open_window(&drv->watch);
     drv->run->warm_up_ns = drv->run->scheduler_ns;
     drv->run->scheduler_ns = 0;
     uint64_t opened = be_clock_ns(load);
-    while (drv->tokens < most) {
+    while (progress(drv) < most) {
         if (step(drv, e) != 0) return -1;
         uint64_t now = be_clock_ns(load);
         be_window_look(&drv->window, drv->sched, now - opened - aside);
@@ -138,6 +193,7 @@ static int measure(driver *drv, err *e) {
     drv->run->requests = drv->next_request;
     be_watch_close_window(&drv->watch);
     be_window_close(&drv->window, drv->sched);
+    if (load->prompts) be_answers_count(&drv->answers, drv->run);
     return 0;
 }
 
@@ -173,7 +229,11 @@ int be_drive(be_run *out, const runtime *run_on, const be_mode *mode, const be_l
                         .first = first,
                         .recording = first->n_requests == 0,
                         .run = out};
-        rc = open_and_measure(drv, mode, e);
+        rc = load->prompts
+                 ? be_answers_init(&drv->answers, load->prompts, run_on->tokenizer, n_lanes, e)
+                 : 0;
+        if (rc == 0) rc = open_and_measure(drv, mode, e);
+        be_answers_deinit(&drv->answers);
         sched_destroy(drv->sched);
         map_deinit(&drv->lane_of);
     }

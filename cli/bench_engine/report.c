@@ -16,6 +16,18 @@ static const char *dtype_of(const runtime *run_on) {
                : "?";
 }
 
+static void print_load(FILE *to, const be_load *load) {
+    if (load->prompts) {
+        fprintf(to, "%zu prompts of %s, at most %u output tokens", load->prompts->n,
+                load->prompts_file, load->output_tokens);
+    } else {
+        fprintf(to, "prompts %u, outputs %u tokens (%s)", load->prompt_tokens, load->output_tokens,
+                load->same_lengths ? "exactly" : "half to one and a half of it");
+    }
+    fprintf(to, ", temperature %.2f, top_p %.2f, seed %llu, %llu rounds", (double)load->temperature,
+            (double)load->top_p, (ull)load->seed, (ull)load->rounds);
+}
+
 void be_print_head(FILE *to, const runtime *run_on, const runtime_opts *opts, const be_load *load,
                    uint64_t repeat) {
     const model_plan *plan = model_plan_of(run_on->model);
@@ -26,16 +38,14 @@ void be_print_head(FILE *to, const runtime *run_on, const runtime_opts *opts, co
     fprintf(to,
             "model %s: %.1f M weights, %s, %.0f MB resident\n"
             "%s, %u loops\n"
-            "device %s, %s, %u threads, cache slot %zu B\n"
-            "prompts %u, outputs %u tokens (%s), temperature %.2f, top_p %.2f, seed %llu, "
-            "%llu rounds, medians of %llu alternating runs, %s time\n\n",
+            "device %s, %s, %u threads, cache slot %zu B\n",
             opts->model, (double)plan_params(plan) / 1e6, dtype_of(run_on),
             (double)info->weight_bytes / 1e6, text.data ? text.data : "",
             loops ? loops : plan->loops_default, info->device, info->kernels, info->threads,
-            info->slot_bytes, load->prompt_tokens, load->output_tokens,
-            load->same_lengths ? "exactly" : "half to one and a half of it",
-            (double)load->temperature, (double)load->top_p, (ull)load->seed, (ull)load->rounds,
-            (ull)repeat, be_clock_name(load));
+            info->slot_bytes);
+    print_load(to, load);
+    fprintf(to, ", medians of %llu alternating runs, %s time\n\n", (ull)repeat,
+            be_clock_name(load));
     buf_deinit(&text);
 }
 
@@ -82,6 +92,7 @@ static void print_line(FILE *to, const be_line *line) {
     if (run->compared) {
         fprintf(to, "  %llu of %llu tokens differ", (ull)run->differing, (ull)run->compared);
     }
+    if (run->n_asked) fprintf(to, "  answers right: %u of %u", run->n_right, run->n_asked);
     fprintf(to, "\n");
 }
 
@@ -143,13 +154,22 @@ static void json_line(FILE *to, const be_line *line) {
             "\"warm_up\":{\"positions\":%llu,\"scheduler_seconds\":%.6f},\"sample_seconds\":%.4f,"
             "\"tail_rows\":%llu,\"f0_ns\":%.1f,\"fr_ns\":%.1f,"
             "\"lost\":{\"loops\":%.4f,\"rest\":%.4f},\"tokens_compared\":%llu,"
-            "\"tokens_differing\":%llu,",
+            "\"tokens_differing\":%llu,\"answers\":%u,\"answers_right\":%u,",
             (double)run->scheduler_ns / 1e9, run->rows_held, (ull)run->warm_up_positions,
             (double)run->warm_up_ns / 1e9, (double)run->sample_ns / 1e9, (ull)run->tail_rows,
             line->f0, line->fr, line->lost_loops, line->lost_rest, (ull)run->compared,
-            (ull)run->differing);
+            (ull)run->differing, run->n_asked, run->n_right);
     json_arrays(to, line);
     fprintf(to, "}");
+}
+
+static void json_load(buf *to, const be_load *load) {
+    if (load->prompts == NULL) {
+        buf_printf(to, ",\"prompt_tokens\":%u", load->prompt_tokens);
+        return;
+    }
+    buf_printf(to, ",\"prompts\":%zu,\"prompts_file\":", load->prompts->n);
+    buf_json_text(to, load->prompts_file);
 }
 
 void be_print_json(FILE *to, const be_line *lines, size_t n, const runtime *run_on,
@@ -160,18 +180,18 @@ void be_print_json(FILE *to, const be_line *lines, size_t n, const runtime *run_
     buf_json_string(&text, dir, strlen(dir));
     buf_puts(&text, ",");
     describe_runtime_json(&text, run_on);
+    json_load(&text, load);
     fprintf(to,
             "{\"model\":%s,\"weights\":%llu,\"weight_bytes\":%llu,\"dtype\":\"%s\","
             "\"device\":\"%s\",\"kernels\":\"%s\",\"threads\":%u,\"slot_bytes\":%zu,"
-            "\"prompt_tokens\":%u,\"output_tokens\":%u,\"temperature\":%.3f,\"top_p\":%.3f,"
+            "\"output_tokens\":%u,\"temperature\":%.3f,\"top_p\":%.3f,"
             "\"seed\":%llu,\"rounds\":%llu,\"repeat\":%llu,\"clock\":\"%s\",\n"
             "\"launch_columns\":[\"stage\",\"rows\",\"tails\",\"kv_only\",\"waiting\",\"ns\"],\n"
             "\"runs\":[\n",
             text.data ? text.data : "\"\"", (ull)plan_params(model_plan_of(run_on->model)),
             (ull)info->weight_bytes, dtype_of(run_on), info->device, info->kernels, info->threads,
-            info->slot_bytes, load->prompt_tokens, load->output_tokens, (double)load->temperature,
-            (double)load->top_p, (ull)load->seed, (ull)load->rounds, (ull)repeat,
-            be_clock_name(load));
+            info->slot_bytes, load->output_tokens, (double)load->temperature, (double)load->top_p,
+            (ull)load->seed, (ull)load->rounds, (ull)repeat, be_clock_name(load));
     buf_deinit(&text);
     for (size_t i = 0; i < n; i++) {
         if (i) fprintf(to, ",\n");

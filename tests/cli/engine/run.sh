@@ -98,6 +98,24 @@ if command -v gnuplot >/dev/null; then
     grep -q '>8 steps<' "$out/hops.svg" || fail "no band of 8 steps"
 fi
 
+# Real prompts: every mode answers all of them, after the same exits, and a wrong answer is counted as one.
+head -n 40 models/hops/questions.jsonl >"$out/some.jsonl"
+sed '1s/"answer": "[^"]*"/"answer": " Nobody"/; 2s/"answer": "[^"]*", //' "$out/some.jsonl" >"$out/wrong.jsonl"
+"$fathom" bench engine --model models/hops --device cpu --prompts "$out/some.jsonl" --sequences 3,8 --repeat 1 --rounds 2 \
+    --json >"$out/real.json" 2>"$out/real.txt"
+jq -e '.prompts == 40 and (.runs | length == 10) and all(.runs[]; .answers == 40 and .answers_right == 40 and .tokens_differing == 0)' \
+    "$out/real.json" >/dev/null || fail "real prompts: $(cat "$out/real.txt")"
+jq -e 'all(.runs[]; (.depth_histogram[8] / .positions | . > 0.001 and . < 0.01) and .depth_histogram[1] / .positions > 0.9)' \
+    "$out/real.json" >/dev/null || fail "exits of real prompts"
+grep -q 'depthwise last .* answers right: 40 of 40' "$out/real.txt" || fail "no answers in the table"
+"$fathom" bench engine --model models/hops --device cpu --prompts "$out/wrong.jsonl" --sequences 4 --repeat 1 --modes depthwise/last \
+    --json 2>/dev/null | jq -e 'all(.runs[]; .answers == 39 and .answers_right == 38)' >/dev/null || fail "a wrong answer is right"
+for more in '--simulate --simulate-from x' '--shared-prompt 4'; do
+    # shellcheck disable=SC2086
+    if "$fathom" bench engine --model models/hops --prompts "$out/some.jsonl" $more >/dev/null 2>"$out/error"; then fail "accepted: $more"; fi
+    grep -q 'prompts goes with neither' "$out/error" || fail "$more: $(cat "$out/error")"
+done
+
 # The same of a family with several core layers, a hazard gate and a cap: the demo's tokenizer over
 # random weights.
 "$fathom" init --variant ouro_tiny --out "$out/shape" --dtype float32 >/dev/null
