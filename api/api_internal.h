@@ -175,8 +175,12 @@ struct api_context {
     /* Both NULL: answers cannot be constrained (no tokenizer or no end token). */
     api__vocab *vocab;
     api__grammar_cache *grammars;
+    buf examples; /* JSON of meta.examples; empty: none */
 };
 
+/* Reads examples.json. Leaves *out empty if the folder has no such file, or a wrong one, which
+ * causes a warning. */
+int api__read_examples(buf *out, const char *dir, err *e) WARN_UNUSED;
 /* Adds an end token of the model unless it is there. `file` is named in warnings. */
 void api__add_end(api_context *ctx, uint32_t id, const char *file);
 /* Adds the end tokens of a file: one id or a list of ids. */

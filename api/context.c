@@ -1,5 +1,6 @@
 /* context.c - reads the files beside the model: generation_config.json (end tokens, sampling
- * defaults), tokenizer_config.json (chat template, end token), config.json (end tokens). */
+ * defaults), tokenizer_config.json (chat template, end token), config.json (end tokens),
+ * examples.json (examples.c). */
 #include "api/request_internal.h"
 #include "base/clock.h"
 #include "base/file.h"
@@ -124,7 +125,7 @@ static int read_files(api_context *ctx, err *e) {
     const char *dir = ctx->opts.model_dir;
     bool text = ctx->opts.tokenizer != NULL;
     uint32_t n = 0;
-    if (read_generation(ctx, e) != 0) return -1;
+    if (read_generation(ctx, e) != 0 || api__read_examples(&ctx->examples, dir, e) != 0) return -1;
     if (text && api__read_config(&root, dir, "tokenizer_config.json", e) != 0) return -1;
     int rc = text ? api__template_open(&ctx->template, dir, ctx->opts.chat_template, root,
                                        ctx->opts.tokenizer, e)
@@ -231,6 +232,7 @@ void api_context_close(api_context *ctx) {
     free(ctx->stop_ids);
     free(ctx->name);
     free(ctx->no_tokenizer);
+    buf_deinit(&ctx->examples);
     free(ctx);
 }
 

@@ -41,7 +41,12 @@ static void write_model(const api_context *ctx, buf *out) {
     if (ctx->template && !api__template_broken(ctx->template))
         buf_json_text(out, api__template_name(ctx->template));
     else buf_puts(out, "null");
-    buf_printf(out, ",\"tokenizer\":%s}}", ctx->opts.tokenizer ? "true" : "false");
+    buf_printf(out, ",\"tokenizer\":%s", ctx->opts.tokenizer ? "true" : "false");
+    if (ctx->examples.len > 0) {
+        buf_puts(out, ",\"examples\":");
+        buf_append(out, ctx->examples.data, ctx->examples.len);
+    }
+    buf_puts(out, "}}");
 }
 
 void api_models(const api_context *ctx, buf *out) {
