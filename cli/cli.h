@@ -16,6 +16,7 @@ int cmd_compare(opt_args *args);
 int cmd_inspect(opt_args *args);
 int cmd_init(opt_args *args);
 int cmd_tokenize(opt_args *args);
+int cmd_health(opt_args *args);
 int cmd_bench_engine(opt_args *args); /* no HTTP */
 int cmd_bench_kernels(opt_args *args);
 

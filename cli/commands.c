@@ -12,6 +12,7 @@ const cli_command commands[] = {
     {"inspect", cmd_inspect},
     {"init", cmd_init},
     {"tokenize", cmd_tokenize},
+    {"health", cmd_health},
     {"bench", cmd_bench},
     {"bench engine", cmd_bench_engine},
     {"bench kernels", cmd_bench_kernels},

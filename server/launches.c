@@ -1,11 +1,11 @@
-/* launches.c - GET /launches: which rows ran at which loop in the last recurrent launches. */
+/* launches.c - GET /launches: the rows of the last recurrent launches, by loop. */
 #include "engine/backend.h"
 #include "server/server_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_DIGITS = 18 }; /* of a number that surely fits into 64 bits */
+enum { MOST_DIGITS = 18 }; /* so long a number fits into 64 bits */
 
 /* Reads ?after=N; without it every launch is wanted. */
 static bool read_after(const srv_req *req, uint64_t *after) {

@@ -154,6 +154,7 @@ port=$(sed -n 's/.* ready on .*:\([0-9]*\) after.*/\1/p' "$dir/log")
 ends 1 "cannot listen on 127.0.0.1 port $port: Address already in use" $fathom serve $demo --port "$port"
 ends 0 "" sh -c "$(sed 's#^fathom #build/fathom #; s#8080#'"$port"'#' "$dir/example-bench")"
 grep -q 'Failed requests: *0' "$dir/out" || fail "bench's example: requests failed"
+ends 0 "" sh -c "$(sed 's#^fathom #build/fathom #; s#8080#'"$port"'#' "$dir/example-health")"
 kill "$server"
 wait "$server" || fail "serve ended with $?: $(cat "$dir/log")"
 server=
