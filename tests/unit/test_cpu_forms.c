@@ -110,13 +110,13 @@ Test(cpu_forms, bits_of_expanded_rows_depend_on_their_chunk_alone) {
         cr_assert_eq(memcmp(base, other, N * sizeof *base), 0, "%s changed bits", ways[i].what);
         free(other);
     }
-    double worst = 0, largest = 0;
+    float worst = 0, largest = 0;
     for (size_t i = 0; i < N; i++) {
-        worst = fmax(worst, fabs((double)base[i] - (double)absorbed[i]));
-        largest = fmax(largest, fabs((double)absorbed[i]));
+        worst = fmaxf(worst, fabsf(base[i] - absorbed[i]));
+        largest = fmaxf(largest, fabsf(absorbed[i]));
     }
-    cr_assert(worst <= 2e-5 * largest, "the forms differ by %g of the largest logit",
-              worst / largest);
+    cr_assert(worst <= 2e-5f * largest, "the forms differ by %g of the largest logit",
+              (double)(worst / largest));
     free(base);
     free(absorbed);
 }
