@@ -1,8 +1,9 @@
 # Fathom: continuous depth-wise batching for recurrent-depth transformers.
 #
-#   make            build build/fathom
-#   make run        install what is missing, build on all cores, serve models/demo, ask it something
-#   make test       install what is missing, build, run every test that needs no GPU
+#   make            build build/fathom, on all cores (-j2: on two)
+#   make run        install missing packages, build, ask the bundled models, serve one (MODEL=models/hops PORT=8080)
+#   make check-fast build, run the tests in C: under two minutes, needs Criterion beyond the build
+#   make test       install missing packages, build, run every test that needs no GPU
 #   make check      layers, circles of calls, readability and format first, then what make test runs
 #   make san        build and run the unit tests under ASan+UBSan
 #   make tsan       build and run the thread tests under TSan
@@ -27,24 +28,31 @@
 CC      ?= gcc
 PREFIX  ?= /usr/local
 PORT    ?= 8080
+MODEL   ?= models/hops
 CUDA    ?= auto
 SAN     ?=
 T       ?=
 FUZZ_SECONDS ?= 60
 VERSION := 0.1.0
 
+# All cores, unless -j is given or another make calls.
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
+endif
+
 comma := ,
 MODE  := $(if $(SAN),san-$(subst $(comma),-,$(SAN)),release)
 B     := build/$(MODE)
 FB    := build/fuzz
 
-# Libraries unpacked without root by tools/deps.sh are found before the system's.
-SYSROOT := $(wildcard build/sysroot/usr)
+# Libraries unpacked without root by tools/deps.sh are found before the system's. The run path holds
+# for the libraries of the libraries too.
+SYSROOT := $(abspath $(wildcard build/sysroot/usr))
 ifneq ($(SYSROOT),)
-TRIPLE  := $(shell dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || $(CC) -dumpmachine)
-export PKG_CONFIG_PATH := $(CURDIR)/build/sysroot/usr/lib/$(TRIPLE)/pkgconfig:$(CURDIR)/build/sysroot/usr/share/pkgconfig:$(PKG_CONFIG_PATH)
-SYSROOT_CFLAGS := -I$(CURDIR)/build/sysroot/usr/include -I$(CURDIR)/build/sysroot/usr/include/$(TRIPLE)
-SYSROOT_LIBS   := -L$(CURDIR)/build/sysroot/usr/lib/$(TRIPLE) -Wl,-rpath,$(CURDIR)/build/sysroot/usr/lib/$(TRIPLE)
+TRIPLE  := $(shell $(CC) -print-multiarch 2>/dev/null || $(CC) -dumpmachine)
+SYSROOT_CFLAGS := -I$(SYSROOT)/include -I$(SYSROOT)/include/$(TRIPLE)
+SYSROOT_DIRS   := $(SYSROOT)/lib/$(TRIPLE) $(wildcard $(SYSROOT)/../lib/$(TRIPLE))
+SYSROOT_LIBS   := $(SYSROOT_DIRS:%=-L%) -Wl,--disable-new-dtags $(SYSROOT_DIRS:%=-Wl,-rpath,%)
 endif
 
 WARN   := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wvla -Wpointer-arith -Wstrict-prototypes
@@ -86,7 +94,14 @@ STRESS   := $(patsubst tests/stress/%.c,$(B)/stress-%,$(wildcard tests/stress/*.
 FUZZERS  := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 Q := $(if $(V),,@)
 
-.PHONY: all help run test check san tsan tsan-http hostile hostile-san soak unit mutants fuzz fuzz-all fuzz-keep bench format compdb layers circles readability analyse install deps clean cuda
+# [compiled/to compile]: the second number counts the objects that are not there yet. Make expands a
+# recipe when it starts it, so the counter counts starts.
+OBJECTS := $(LIB_OBJ) $(B)/cli/main.o $(if $(filter unit san check-fast stress-all %/unit,$(MAKECMDGOALS)),$(UNIT_OBJ) $(TEST_LIB_OBJ))
+absent  := $(words $(filter-out $(wildcard $(OBJECTS)),$(OBJECTS)))
+started :=
+progress = $(eval started += x)[$(words $(started))$(if $(filter-out 0,$(absent)),/$(absent))]
+
+.PHONY: all help run test check check-fast san tsan tsan-http hostile hostile-san soak unit mutants fuzz fuzz-all fuzz-keep bench format compdb layers circles readability analyse install deps clean cuda
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -110,14 +125,14 @@ $(B)/libfathom.a: $(LIB_OBJ)
 
 $(B)/tests/%.o: tests/%.c $(B)/flags
 	@mkdir -p $(@D)
-	@echo "  CC  $<"
+	@echo "  $(progress) CC  $<"
 	$(Q)$(CC) $(CFLAGS_ALL) $(WARN_TEST) $(WERROR_FLAG) -MMD -MP -c -o $@ $<
 
 # Arithmetic is most of what the sanitized tests run.
 $(B)/engine/cpu/%.o: MORE_OPT := $(if $(SAN),-O2)
 $(B)/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)
-	@echo "  CC  $<"
+	@echo "  $(progress) CC  $<"
 	$(Q)$(CC) $(CFLAGS_ALL) $(MORE_OPT) $(WARN) $(WERROR_FLAG) -MMD -MP -c -o $@ $<
 
 # Files that the assembler takes in (base/embed.h), which -MMD does not see.
@@ -265,8 +280,8 @@ fuzz-keep: $(FUZZERS:%=$(FB)/fuzz_%)
 FORMATTED = $(shell find $(ROOMS) tests bench -name '*.[ch]' -not -path '*/node_modules/*')
 
 run: deps
-	@$(MAKE) -j$(shell nproc) --no-print-directory all
-	@PORT='$(PORT)' tools/demo.sh
+	@$(MAKE) --no-print-directory all
+	@PORT='$(PORT)' MODEL='$(MODEL)' exec tools/demo.sh
 
 bench: all
 	build/fathom bench kernels --model models/demo
