@@ -6,6 +6,10 @@
 # It needs bash and build/fathom only. It asks the models in processes of their own, so a program
 # that already listens on PORT is never asked.
 set -euo pipefail
+# If make is killed, this script is told to stop.
+if [ -z "${FATHOM_DEMO:-}" ] && command -v setpriv >/dev/null; then
+    FATHOM_DEMO=1 exec setpriv --pdeathsig TERM "$0"
+fi
 cd "$(dirname "$0")/.."
 model=${MODEL:-models/hops}
 log=build/run.log

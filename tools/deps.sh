@@ -52,7 +52,7 @@ failed() {
 }
 # Keeps apt's output in the log, and prints a line for each package that WORD begins.
 count_lines() { # WORD
-    awk -v word="$1" -v log="$log" '{ print >>log; fflush(log) }
+    awk -v word="$1" -v file="$log" '{ print >>file; fflush(file) }
         / newly installed/ { for (i = 2; i <= NF; i++) if ($i == "newly") total = $(i - 1) }
         index($0, word) == 1 {
             name = $(word == "Get:" ? 5 : 3)
