@@ -57,6 +57,7 @@ count_lines() { # WORD
         index($0, word) == 1 {
             name = $(word == "Get:" ? 5 : 3)
             if (word == "Get:" && name ~ /^(InRelease|Packages|Translation.*|Release.*)$/) next
+            sub(/:.*/, "", name)
             printf "  [%d/%d] %s\n", ++n, total, name; fflush() }' >&2
 }
 export DEBIAN_FRONTEND=noninteractive
