@@ -165,8 +165,8 @@ $(B)/stress-%: $(B)/tests/stress/%.o $(B)/libtest.a $(B)/libfathom.a
 
 stress-all: $(STRESS)
 
-# Processor time per constrained token: bench/grammar/run.sh.
-$(B)/grammar: $(addprefix $(B)/bench/grammar/,dear.o grammar.o schemas.o vocabulary.o) $(B)/libfathom.a
+# Processor time per constrained token: bench/tools/grammar/run.sh.
+$(B)/grammar: $(addprefix $(B)/bench/tools/grammar/,dear.o grammar.o schemas.o vocabulary.o) $(B)/libfathom.a
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(LIBS)
 
@@ -286,7 +286,7 @@ run: deps
 bench: all
 	build/fathom bench kernels --model models/demo
 	build/fathom bench engine --model models/demo
-	bench/http/run.sh build/bench-http.md
+	bench/tools/http/run.sh build/bench-http.md
 
 deps:
 	@tools/deps.sh build

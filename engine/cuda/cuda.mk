@@ -84,17 +84,17 @@ $(CUDA_OUT)/fathom-cuda-selftest: $(CUDA_TEST_OBJ) $(CUDA_C_OBJ) $(CUDA_CU_OBJ) 
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(CUDA_LINK) $(LIBS)
 
-CUDA_RIG_OBJ := $(addprefix $(CUDA_B)/bench/cuda/,rig.o bytes.o probes.o probe.cu.o)
-$(CUDA_OUT)/fathom-cuda-bench: $(addprefix $(CUDA_B)/bench/cuda/,kernels.o sites.o copies.o prefill.o) $(CUDA_RIG_OBJ) $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/libfathom.a
+CUDA_RIG_OBJ := $(addprefix $(CUDA_B)/bench/tools/cuda/,rig.o bytes.o probes.o probe.cu.o)
+$(CUDA_OUT)/fathom-cuda-bench: $(addprefix $(CUDA_B)/bench/tools/cuda/,kernels.o sites.o copies.o prefill.o) $(CUDA_RIG_OBJ) $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/libfathom.a
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(CUDA_LINK) $(LIBS)
 
-$(CUDA_OUT)/fathom-cuda-step: $(CUDA_B)/bench/cuda/step.o $(CUDA_RIG_OBJ) $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/libfathom.a
+$(CUDA_OUT)/fathom-cuda-step: $(CUDA_B)/bench/tools/cuda/step.o $(CUDA_RIG_OBJ) $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/libfathom.a
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(CUDA_LINK) $(LIBS)
 
--include $(wildcard $(CUDA_B)/bench/cuda/*.d $(CUDA_B)/engine/cuda/*.d $(CUDA_B)/tests/*/*.d $(CUDA_B)/tests/*/*/*.d)
+-include $(wildcard $(CUDA_B)/bench/tools/cuda/*.d $(CUDA_B)/engine/cuda/*.d $(CUDA_B)/tests/*/*.d $(CUDA_B)/tests/*/*/*.d)
 endif
 endif
 
-include bench/cuda/kit.mk
+include bench/tools/cuda/kit.mk

@@ -178,8 +178,8 @@ static void put_edits(cu_backend *cuda, const eng_edit *edits, uint32_t n, cu_he
 /* The packed descriptor's way to the device, on a stream of its own: it arrives while the launch
  * before still runs. On an H100 a kernel reading 4 KB across the bus itself takes 18 us with
  * seventeen thread blocks and 4 with one, a copy in the stream 12, this one 1.5
- * (bench/cuda/h100.md). The target of the copy was last read by the launch before the last, already
- * ended. */
+ * (bench/reports/h100.md). The target of the copy was last read by the launch before the last,
+ * already ended. */
 static cudaError_t send_descriptor(cu_backend *cuda) {
     uint32_t i = cuda->turn & 1;
     const cu_head *head = (const cu_head *)(const void *)cuda->sent[i];

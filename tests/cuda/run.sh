@@ -37,7 +37,7 @@ for model in tests/golden/cases/mla tests/golden/families/{ouro,huginn,parcae}; 
 done
 # The script for a GPU machine, through its gate, with the shim's programs for the device's.
 if command -v python3 >/dev/null && [ -x build/fathom ]; then
-    bench/cuda/first_gpu.py --kit . --programs build/cuda-shim:build --device cpu --variant tiny --context 70 --rows 1 --groups ahead \
+    bench/tools/cuda/first_gpu.py --kit . --programs build/cuda-shim:build --device cpu --variant tiny --context 70 --rows 1 --groups ahead \
         --only selftest,steps,engine,http --work build/cuda-shim/work --out build/cuda-shim/first-gpu || exit 1
 fi
 if [ "${CUDA:-auto}" != 0 ] && { command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; }; then

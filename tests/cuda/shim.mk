@@ -30,13 +30,13 @@ $(LIB): library ;
 all: $(B)/selftest $(B)/kernel-bench $(B)/step-bench
 
 # The benchmarks' programs, to see that they run; their figures here mean nothing.
-RIG_OBJ := $(addprefix $(B)/bench/cuda/,rig.o bytes.o probes.o probe.cu.o)
-BENCH_OBJ := $(addprefix $(B)/bench/cuda/,kernels.o sites.o copies.o prefill.o) $(RIG_OBJ)
+RIG_OBJ := $(addprefix $(B)/bench/tools/cuda/,rig.o bytes.o probes.o probe.cu.o)
+BENCH_OBJ := $(addprefix $(B)/bench/tools/cuda/,kernels.o sites.o copies.o prefill.o) $(RIG_OBJ)
 $(B)/kernel-bench: $(BENCH_OBJ) $(filter-out $(B)/tests/cuda/selftest/% $(B)/tests/lib/%,$(OBJ)) $(LIB)
 	@echo "  LD  $@"
 	@$(CXX) $(COMMON) -o $@ $^ $(SYS_LIBS) -ljansson -lpcre2-8 -lutf8proc -lm -ldl
 
-$(B)/step-bench: $(B)/bench/cuda/step.o $(RIG_OBJ) $(filter-out $(B)/tests/cuda/selftest/% $(B)/tests/lib/%,$(OBJ)) $(LIB)
+$(B)/step-bench: $(B)/bench/tools/cuda/step.o $(RIG_OBJ) $(filter-out $(B)/tests/cuda/selftest/% $(B)/tests/lib/%,$(OBJ)) $(LIB)
 	@echo "  LD  $@"
 	@$(CXX) $(COMMON) -o $@ $^ $(SYS_LIBS) -ljansson -lpcre2-8 -lutf8proc -lm -ldl
 
@@ -62,4 +62,4 @@ $(B)/%.o: %.cpp
 # The changes of stacks, millions a second, stay out of the sanitizers' sight.
 $(B)/tests/cuda/shim/fibers.o: SAN :=
 
--include $(OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(B)/bench/cuda/step.d
+-include $(OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(B)/bench/tools/cuda/step.d

@@ -62,7 +62,7 @@ static const price prices[] = {
      16},
     {"arithmetic-bound, last", {1000, 1000, 1000}, {20000, 60000, 40000}, KV_LAST, 64},
     {"launch-bound, last", {20000, 20000, 20000}, {100, 100, 100}, KV_LAST, 8},
-    /* mythos_1b on an H100, fitted to launches of few rows: bench/depthwise.md */
+    /* mythos_1b on an H100, fitted to launches of few rows: bench/reports/depthwise.md */
     {"a flush nearly as dear as a loop, 8, last",
      {111000, 260000, 186000},
      {350, 1900, 380},

@@ -8,7 +8,7 @@ import tempfile
 import unittest
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-SCRIPTS = os.path.join(REPOSITORY, "bench", "cuda")
+SCRIPTS = os.path.join(REPOSITORY, "bench", "tools", "cuda")
 sys.path.insert(0, SCRIPTS)
 
 SELFTEST = """
