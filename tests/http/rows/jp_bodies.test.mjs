@@ -187,7 +187,7 @@ range("P34", "priority and cache_salt out of range", [{ priority: "high" }, { pr
 range("P34b", "cache_salt over 64 bytes or not a string", [{ cache_salt: "s".repeat(65) }, { cache_salt: 5 }], "cache_salt");
 p.row("P35", "a timeout field", async (s) => {
     assert.equal((await send(s, { ...good, timeout: -1 })).status, 200);
-}, { differs: "no such field is offered; unknown keys are ignored (http.md rule 1), the server's own limits hold" });
+}, { differs: "no such field is offered; unknown keys are ignored, the server's own limits hold" });
 range("P36", "depth out of range", [{ depth: { max_loops: 0 } }, { depth: { max_loops: 17 } }, { depth: { min_loops: 9, max_loops: 3 } }, { depth: { threshold: 0 } }, { depth: { threshold: 1.1 } }, { depth: 5 }, { depth: { max_loops: 1.5 } }],
     ["depth", "depth.max_loops", "depth.min_loops", "depth.threshold"]);
 range("P37", "a url, file or path", [{ messages: [{ role: "user", content: [{ type: "file", file: { file_id: "x" } }] }] }, { messages: [{ role: "user", content: [{ type: "input_audio", input_audio: {} }] }] }], null, { path: "/v1/chat/completions" });

@@ -30,7 +30,7 @@ r.row("R1", "the request queue is full: refused at once with Retry-After", async
     c.destroy();
     await one.idle();
     await one.stop();
-}, { differs: "503, not 429: http.md, which holds, keeps 429 for limits per key" });
+}, { differs: "503, not 429: 429 is kept for limits per key" });
 r.row("R2", "no first token within the longest wait: 503", async () => {
     const one = await Server.start([...paced, "--max-running", "1", "--max-wait-seconds", "0.5"]);
     const c = await Raw.open(one.port);
