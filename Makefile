@@ -4,7 +4,7 @@
 #   make run        install missing packages, build, ask the bundled models, serve one (MODEL=models/hops PORT=8080)
 #   make check-fast build, run the tests in C: under two minutes, needs Criterion beyond the build
 #   make test       install missing packages, build, run every test that needs no GPU
-#   make check      layers, circles of calls, readability and format first, then what make test runs
+#   make check      layers, circles of calls, readability, links and format first, then what make test runs
 #   make san        build and run the unit tests under ASan+UBSan
 #   make tsan       build and run the thread tests under TSan
 #   make mutants    plant bugs in copies of the scheduler and the CPU engine; the property tests must find each (T=regex)
@@ -198,6 +198,8 @@ layers:
 
 readability:
 	@tools/readability.py --check
+	@tools/links.py
+	@tools/claims.py
 
 # No files of the scheduler that call each other in a circle.
 circles: $(filter $(B)/scheduler/%,$(LIB_OBJ))
