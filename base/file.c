@@ -97,3 +97,13 @@ int file_read(buf *out, const char *path, size_t max_bytes, err *e) {
     close(fd);
     return rc;
 }
+
+bool file_program_dir(char *out, size_t room) {
+    ssize_t n = readlink("/proc/self/exe", out, room - 1);
+    if (n <= 0 || (size_t)n >= room - 1) return false;
+    out[n] = 0;
+    char *slash = strrchr(out, '/');
+    if (slash == NULL) return false;
+    *slash = 0;
+    return true;
+}

@@ -333,5 +333,7 @@ int cmd_bench_engine(opt_args *args) {
     int parsed = opt_parse(&command, args);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     err e = {0};
+    model_place place;
+    if (take_model(&run_opts.model, &place, &e) != 0) return opt_fail(&e);
     return run(&opts, &run_opts, &e) == 0 ? 0 : opt_fail(&e);
 }

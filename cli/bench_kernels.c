@@ -41,8 +41,10 @@ int cmd_bench_kernels(opt_args *args) {
     uint64_t threads = 0, rows = 0;
     row_printer printer = {0};
     const opt_row options[] = {
-        {"--model", OPT_TEXT, &model, "DIR", "also measure the stages of the model in this folder",
-         0, 0, false},
+        {"--model", OPT_TEXT, &model, "MODEL",
+         "also measure the stages of this model: a folder or a name (default: no model)", 0, 0,
+         false},
+        OPT_BARE("--model"),
         {"--threads", OPT_UINT, &threads, "N",
          "compute threads (default: one per core, or as many as the container's CPU quota pays "
          "for)",
@@ -71,6 +73,8 @@ int cmd_bench_kernels(opt_args *args) {
     if (rc != 0) return rc > 0 ? 0 : EXIT_USAGE;
     err e = {0};
     model_folder *folder = NULL;
+    model_place place;
+    if (model && take_model(&model, &place, &e) != 0) return opt_fail(&e);
     if (model && model_open(&folder, model, &e) != 0) return opt_fail(&e);
     eng_backend_opts opts = {.threads = (uint32_t)threads,
                              .kernels = kernels,

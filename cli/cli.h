@@ -7,6 +7,7 @@
 #define FATHOM_CLI_H
 
 #include "base/options.h"
+#include "runtime/find_model.h"
 #include "runtime/runtime.h"
 
 int cmd_serve(opt_args *args);
@@ -17,21 +18,27 @@ int cmd_inspect(opt_args *args);
 int cmd_init(opt_args *args);
 int cmd_tokenize(opt_args *args);
 int cmd_health(opt_args *args);
+int cmd_models(opt_args *args);
 int cmd_bench_engine(opt_args *args); /* no HTTP */
 int cmd_bench_kernels(opt_args *args);
 
-/* Rows of an opt_row table. ENGINE_OPTIONS: for each command that runs a model; POLICY_OPTIONS: for
- * commands that run it under one policy; RUN_OPTIONS: for commands that run many requests. A row
- * after them is the command's own. */
+/* Finds the folder of --model: *model, a path, a name or NULL, becomes place->dir. Tells on stderr
+ * which folder a name, or no name, stands for. */
+int take_model(const char **model, model_place *place, err *e) WARN_UNUSED;
+
+/* Rows of an opt_row table. MODEL_OPTION: the model, for take_model. ENGINE_OPTIONS: for each
+ * command that runs a model; POLICY_OPTIONS: for commands that run it under one policy;
+ * RUN_OPTIONS: for commands that run many requests. A row after them is the command's own. */
 /* One option a line, of any length. */
 /* clang-format off */
 #define GROUP_ENGINE OPT_GROUP("Model and engine")
 #define GROUP_DEPTH OPT_GROUP("Depth")
 #define GROUP_BATCHING OPT_GROUP("Batching and cache")
-#define MODEL_OPTION(o) \
-    {"--model", OPT_TEXT, &(o)->model, "DIR", "model folder", 0, 0, true}
+#define MODEL_OPTION(to) \
+    {"--model", OPT_TEXT, to, "MODEL", "model: a folder, a name that 'fathom models' lists, or ORG/NAME in the Hugging Face cache (default: the newest of your own, else demo)", 0, 0, false}, \
+    OPT_BARE("--model")
 #define ENGINE_OPTIONS_ON(o, devices, device_help) \
-    MODEL_OPTION(o), \
+    MODEL_OPTION(&(o)->model), \
     GROUP_ENGINE, \
     {"--device", OPT_CHOICE, &(o)->device, devices, "device to run on (default auto: CUDA if there is one, else the CPU)" device_help, 0, 0, false}, \
     {"--no-tokenizer", OPT_FLAG, &(o)->no_tokenizer, NULL, "ignore the folder's tokenizer: prompts and answers are token ids only", 0, 0, false}, \

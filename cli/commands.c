@@ -10,6 +10,7 @@ const cli_command commands[] = {
     {"score", cmd_score},
     {"compare", cmd_compare},
     {"inspect", cmd_inspect},
+    {"models", cmd_models},
     {"init", cmd_init},
     {"tokenize", cmd_tokenize},
     {"health", cmd_health},

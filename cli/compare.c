@@ -333,7 +333,9 @@ int cmd_compare(opt_args *args) {
     int parsed = opt_parse(&command, args);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     err e = {0};
+    model_place place;
     int rc = check_options(&opts, &e);
+    if (rc == 0) rc = take_model(&ro.model, &place, &e);
     if (rc == 0)
         rc = opts.questions ? compare_answers(&ro, &opts, &e) : compare_text(&ro, &opts, &e);
     return rc == 0 ? 0 : opt_fail(&e);

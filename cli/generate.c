@@ -329,6 +329,8 @@ int cmd_generate(opt_args *args) {
     runtime rt;
     token_ids prompt = {0};
     run_output out = {.rt = &rt, .opts = &opts};
+    model_place place;
+    if (take_model(&opts.run.model, &place, &e) != 0) return opt_fail(&e);
     if (runtime_open(&rt, &opts.run, &e) != 0) return opt_fail(&e);
     token_printer_init(&out.printer, stdout, &rt, opts.run.loops);
     out.printer.tint = opts.show_depth && !opts.json && terminal_has_colours(STDOUT_FILENO);

@@ -371,11 +371,11 @@ static int print_json(const folder_facts *facts) {
 }
 
 int cmd_inspect(opt_args *args) {
-    const char *dir = NULL;
+    const char *model = NULL;
     bool json = false, check = false;
     double mean = 0;
     const opt_row options[] = {
-        {"--model", OPT_TEXT, &dir, "DIR", "model folder", 0, 0, true},
+        MODEL_OPTION(&model),
         {"--mean-depth", OPT_REAL, &mean, "X",
          "mean loops per token to compute with what fits (default: half of the model's loops)", 1,
          PLAN_MAX_LOOPS, false},
@@ -390,7 +390,9 @@ int cmd_inspect(opt_args *args) {
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     err e = {0};
     model_folder *folder;
-    if (model_open(&folder, dir, &e) != 0) return opt_fail(&e);
+    model_place place;
+    if (take_model(&model, &place, &e) != 0) return opt_fail(&e);
+    if (model_open(&folder, model, &e) != 0) return opt_fail(&e);
     folder_facts facts = gather(folder);
     choose_depths(&facts, mean);
     int status = 0;

@@ -319,6 +319,8 @@ int cmd_score(opt_args *args) {
     }
     err e = {0};
     runtime rt;
+    model_place place;
+    if (take_model(&opts.run.model, &place, &e) != 0) return opt_fail(&e);
     if (runtime_open(&rt, &opts.run, &e) != 0) return opt_fail(&e);
     int rc = score(&rt, &opts, &e);
     runtime_close(&rt);

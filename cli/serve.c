@@ -164,5 +164,11 @@ int cmd_serve(opt_args *args) {
         fprintf(stderr, "fathom serve: --served-name takes a name, not an empty text\n");
         return EXIT_USAGE;
     }
+    err e = {0};
+    model_place place;
+    if (find_model(&place, opts.run.model, &e) != 0) return opt_fail(&e);
+    opts.run.model = place.dir;
+    if (place.why[0]) opts.model_why = place.why;
+    if (!opts.served_name && place.name[0]) opts.served_name = place.name;
     return server_run(&opts);
 }

@@ -232,7 +232,7 @@ static int check_options(const options *opts, err *e) {
 int cmd_tokenize(opt_args *args) {
     options opts = {0};
     const opt_row table[] = {
-        {"--model", OPT_TEXT, &opts.model, "DIR", "folder that holds a tokenizer.json", 0, 0, true},
+        MODEL_OPTION(&opts.model),
         {"--text", OPT_TEXT, &opts.text, "TEXT",
          "text to turn into token ids (default: each line of stdin, a JSON string or a list of "
          "bytes)",
@@ -261,6 +261,8 @@ int cmd_tokenize(opt_args *args) {
     tokenizer *tok = NULL;
     uint32_t vocab_size = 0;
     if (check_options(&opts, &e) != 0) return opt_fail(&e);
+    model_place place;
+    if (take_model(&opts.model, &place, &e) != 0) return opt_fail(&e);
     rc = find_vocab_size(opts.model, &vocab_size, &e);
     if (rc == 0) rc = tokenizer_open(&tok, opts.model, vocab_size, &e);
     size_t wrong = 0;

@@ -1,5 +1,6 @@
 /* cuda_open.c - finds and loads the CUDA plug-in. So one program runs with and without a GPU, and
  * the CPU build needs no part of the CUDA toolkit. */
+#include "base/file.h"
 #include "engine/backend.h"
 
 #include <dlfcn.h>
@@ -12,24 +13,13 @@ typedef int (*plugin_open)(eng_backend **out, const model_folder *model,
 
 enum { PATH_BYTES = 4096 };
 
-/* Directory of the running program, without the last slash; false if it is unknown. */
-static bool program_dir(char out[PATH_BYTES]) {
-    ssize_t n = readlink("/proc/self/exe", out, PATH_BYTES - 1);
-    if (n <= 0 || n >= PATH_BYTES - 1) return false;
-    out[n] = 0;
-    char *slash = strrchr(out, '/');
-    if (slash == NULL) return false;
-    *slash = 0;
-    return true;
-}
-
 /* The plug-in is beside the program, one folder up from build/release (`make`), or in lib/fathom
  * (`make install`). */
 static bool plugin_path(char out[PATH_BYTES]) {
     static const char *const places[] = {"fathom-cuda.so", "../fathom-cuda.so",
                                          "../lib/fathom/fathom-cuda.so"};
     char dir[PATH_BYTES];
-    if (!program_dir(dir)) return false;
+    if (!file_program_dir(dir, sizeof dir)) return false;
     for (size_t i = 0; i < ARRAY_LEN(places); i++) {
         int n = snprintf(out, PATH_BYTES, "%s/%s", dir, places[i]);
         if (n > 0 && n < PATH_BYTES && access(out, R_OK) == 0) return true;

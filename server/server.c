@@ -268,6 +268,7 @@ int server_run(const server_opts *opts) {
     if (log_level_find(server->opts.log_level, &level) == 0) log_set_level(level);
     if (log_format_find(server->opts.log_format, &format) == 0) log_set_format(format);
     progress_into_log();
+    if (opts->model_why) log_line(LOG_INFO, "%s", opts->model_why);
     if (getrandom(&server->id_seed, sizeof server->id_seed, 0) != (ssize_t)sizeof server->id_seed)
         server->id_seed = server->start_ns;
     srv_metrics_init(&server->counts, 1024); /* set again when the model's context is known */

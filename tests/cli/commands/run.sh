@@ -32,7 +32,49 @@ done
 demo="--model models/demo --device cpu"
 : >"$dir/empty"
 echo short >"$dir/keys"
-ends 2 "--model is required" $fathom serve
+ends 2 "--out is required" $fathom init --variant tiny
+ends 2 "no model 'dmeo'; did you mean 'demo'?" $fathom serve dmeo
+ends 2 "unknown command 'sevre'; did you mean 'serve'?" $fathom sevre
+ends 2 "unknown command 'bench engines'; did you mean 'bench engine'?" $fathom bench engines
+ends 2 "unknown option '--prot'; did you mean '--port'?" $fathom serve --prot 1
+ends 2 "unexpected argument 'more'" $fathom serve demo more
+ends 0 "" $fathom help bench engine
+grep -q '^fathom bench engine - ' "$dir/out" || fail "help bench engine: $(cat "$dir/out")"
+ends 0 "" $fathom serve --help=queue
+grep -q -- '--max-queue N' "$dir/out" && ! grep -q -- '--port' "$dir/out" || fail "serve --help=queue: $(cat "$dir/out")"
+
+# A value comes from the command line, else the environment, else the file, else the default.
+one="$fathom generate demo --device cpu --ids 1 --json"
+printf 'max-tokens: 2\nport: 1\n[generate]\nseed = 3\n[serve]\nport = 2\n' >"$dir/options"
+tokens() { jq '.depths | length' "$dir/out"; }
+ends 0 "model demo: models/demo" $one --config "$dir/options"
+[ "$(tokens)" -eq 2 ] || fail "--config: $(tokens) tokens"
+ends 0 "" env FATHOM_CONFIG="$dir/options" FATHOM_MAX_TOKENS=3 $one
+[ "$(tokens)" -eq 3 ] || fail "FATHOM_MAX_TOKENS: $(tokens) tokens"
+ends 0 "" env FATHOM_CONFIG="$dir/options" FATHOM_MAX_TOKENS=3 $one --max-tokens 4
+[ "$(tokens)" -eq 4 ] || fail "--max-tokens: $(tokens) tokens"
+ends 2 "FATHOM_MAX_TOKENS must be 1 to 1000000, not 0" env FATHOM_MAX_TOKENS=0 $one
+echo 'max-token: 2' >"$dir/options"
+ends 2 "$dir/options:1: unknown option 'max-token'; did you mean 'max-tokens'?" $one --config "$dir/options"
+ends 2 "cannot listen on 'nowhere.invalid'" env FATHOM_PORT=tcp://10.0.0.1:8080 $fathom serve --host nowhere.invalid
+grep -q 'set by Kubernetes' "$dir/err" || fail "FATHOM_PORT of Kubernetes: $(cat "$dir/err")"
+
+# An installed tree, from an empty folder.
+mkdir -p "$dir/usr/bin" "$dir/usr/share/fathom" "$dir/empty-folder"
+cp $fathom "$dir/usr/bin/"
+cp -r models "$dir/usr/share/fathom/"
+(
+    cd "$dir/empty-folder"
+    export HOME="$dir/empty-folder"
+    ends 0 "no model is given; taking $dir/usr/share/fathom/models/demo" ../usr/bin/fathom generate --device cpu --prompt In --max-tokens 1
+    ends 0 "model hops: $dir/usr/share/fathom/models/hops" ../usr/bin/fathom inspect hops
+    mkdir -p .local/share/fathom/models
+    cp -r ../usr/share/fathom/models/hops .local/share/fathom/models/mine
+    ends 0 "taking $HOME/.local/share/fathom/models/mine, the newest of your own" ../usr/bin/fathom inspect
+    ends 0 "" ../usr/bin/fathom models
+    [ "$(head -1 "$dir/out" | tr -s ' ')" = "mine $HOME/.local/share/fathom/models/mine" ] || fail "models: $(cat "$dir/out")"
+) || exit 1
+
 ends 2 "/nothing: No such file" $fathom serve --port 0 --model "$dir/nothing"
 ends 2 "--port must be 0 to 65535" $fathom serve $demo --port 65536
 ends 2 "--api-key-file: $dir/nothing: No such file" $fathom serve $demo --port 0 --api-key-file "$dir/nothing"
