@@ -126,7 +126,7 @@ int opt__help(const opt_parser *self, const char *part) {
     }
     printf("fathom %s - %s\n\nUsage: fathom %s%s%s%s [options]\n", command->command,
            command->summary, command->command, bare ? " [" : "",
-           bare ? (strcmp(bare->name, "--model") == 0 ? "MODEL" : bare->meta) : "",
+           bare ? bare->meta : "",
            bare ? "]" : "");
     print_rows(command, NULL);
     print_common(command);
