@@ -125,6 +125,7 @@ void gnuplot_string(buf *script, const char *text) {
     buf_puts(script, "'");
     for (const char *at = text; *at; at++) {
         if (*at == '\'') buf_puts(script, "''");
+        else if (*at == '\n') buf_puts(script, "'.\"\\n\".'");
         else if ((unsigned char)*at < ' ') buf_puts(script, " ");
         else buf_append(script, at, 1);
     }
@@ -146,6 +147,12 @@ void gnuplot_begin(buf *script, const char *file, gnuplot_size size) {
     buf_puts(script, "set border 3 lc rgb '#555555'\nset grid back lc rgb '#dddddd' lt 1 lw 0.7\n"
                      "set tics nomirror textcolor rgb '" GNUPLOT_INK "'\nset key off\n"
                      "set style fill solid 0.9 noborder\nset boxwidth 0.8\n");
+}
+
+void gnuplot_panels(buf *script, uint32_t rows, uint32_t columns, const char *title) {
+    buf_printf(script, "set multiplot layout %u,%u title ", rows, columns);
+    gnuplot_string(script, title);
+    buf_puts(script, " font ',14'\n");
 }
 
 const char *gnuplot_shade(uint32_t i, uint32_t last) {

@@ -27,10 +27,13 @@ typedef struct {
 int gnuplot_check(const char *option, const char *file, err *e) WARN_UNUSED;
 /* Appends the commands that choose the format, the file and the style. */
 void gnuplot_begin(buf *script, const char *file, gnuplot_size size);
-/* Appends text as a quoted string, whatever bytes it holds; gnuplot prints it as it is. */
+/* Appends text as a string expression, whatever bytes it holds; gnuplot prints it as it is, with
+ * its line breaks. */
 void gnuplot_string(buf *script, const char *text);
 /* Appends a command with one string: "set title" and its text. */
 void gnuplot_set(buf *script, const char *what, const char *text);
+/* Begins panels of the same size under a title; ends with "unset multiplot". */
+void gnuplot_panels(buf *script, uint32_t rows, uint32_t columns, const char *title);
 /* A colour of a scale from dark (0) to light (last): values that have an order. */
 const char *gnuplot_shade(uint32_t i, uint32_t last);
 /* Draws the script into `file`, the file that it began with. ERR_IO; ERR_NO_MEMORY. */

@@ -364,7 +364,7 @@ static int report(const bench_flags *flags, const bench_opts *opts, const bench_
                     : err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the result");
         json_decref(result);
     }
-    if (rc == 0 && flags->plot) rc = bench_plot(flags->plot, &stats, run, e);
+    if (rc == 0 && flags->plot) rc = bench_plot(flags->plot, opts, &stats, run, e);
     if (rc == 0 && run->interrupted) rc = err_set(e, ERR_IO, NULL, "the run was interrupted");
     if (rc == 0 && stats.completed == 0 && stats.cancelled == 0)
         rc = err_set(e, ERR_IO, NULL, "every request failed");

@@ -67,7 +67,8 @@ static int on_event(void *ud, const char *json, size_t n) {
         req->usage_output = chunk->usage_output;
         req->usage_loops = chunk->usage_loops;
     }
-    if (!chunk->has_choice) return 0;
+    if (chunk->has_choice) req->answered = true;
+    if (!chunk->has_token) return 0; /* the role at the start, the reason at the end */
     count_chunk(conn, chunk);
     if (conn->opts->detailed && chunk->text) buf_append(&req->reply, chunk->text, chunk->text_len);
     if (req->cancel_after && req->n_chunks >= req->cancel_after) {
@@ -211,8 +212,10 @@ void bench_conn_finish(bench_conn *conn, CURLcode rc) {
         fail(req, "%s%s", req->status == 200 ? "the stream was cut: " : "", curl_easy_strerror(rc));
     } else if (req->status != 200) {
         name_refusal(conn);
-    } else if (req->n_chunks == 0) {
+    } else if (!req->answered) {
         fail(req, "the answer held no token");
+    } else if (req->n_chunks == 0) { /* an empty answer: it ended where a token could begin */
+        req->first_ns = req->last_ns = req->end_ns;
     }
     req->outcome = req->error[0] ? BENCH_FAILED : BENCH_OK;
 }

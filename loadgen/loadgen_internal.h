@@ -104,9 +104,10 @@ typedef struct {
     uint64_t due_ns;   /* at_s as a time of the clock */
     uint64_t start_ns; /* due_ns, or later if --max-concurrency delayed the request */
     uint64_t first_ns, last_ns, end_ns;
-    float *gaps; /* seconds between chunks, n_chunks - 1 of them */
-    uint32_t gaps_max, n_chunks;
-    uint32_t n_depths; /* tokens with a depth in the chunks */
+    float *gaps;                 /* seconds between chunks, n_chunks - 1 of them */
+    uint32_t gaps_max, n_chunks; /* chunks with a token */
+    bool answered;               /* a chunk with a choice came */
+    uint32_t n_depths;           /* tokens with a depth in the chunks */
     uint64_t depth_sum;
     bool has_usage;
     uint64_t usage_input, usage_output, usage_loops; /* loops: 0 = not reported */
@@ -144,7 +145,8 @@ int bench_plan_body(const bench_opts *opts, const bench_req *req, buf *out, err 
 
 /* ---- streams ---- */
 typedef struct {
-    bool has_choice; /* has non-empty choices, so it counts as tokens */
+    bool has_choice; /* has non-empty choices */
+    bool has_token;  /* of these, one has text, token ids, depths, or a part of a tool call */
     uint32_t n_depths;
     uint16_t depths[256]; /* of all choices; further ones are counted but not kept */
     uint64_t depth_sum;
@@ -211,7 +213,7 @@ typedef struct {
     double duration_s;
     uint64_t input_tokens, output_tokens;
     double request_rate, goodput, output_rate, total_rate;
-    double peak_output_rate;
+    double peak_output_rate; /* NAN: the run took less than 2 s */
     uint64_t peak_concurrent;
     uint64_t loops, loop_tokens;        /* loops that were run, and how many tokens ran them */
     double mean_depth;                  /* NAN = the server reported no depth */
@@ -240,8 +242,10 @@ void bench_print(const bench_stats *stats, const bench_plan *plan, const bench_o
 json_t *bench_json(const bench_stats *stats, const bench_plan *plan, const bench_opts *opts,
                    const bench_run *run, const char *label, const char *const *metadata,
                    size_t n_metadata) WARN_UNUSED;
+/* The model, the server, the date and a description of the load, on two lines. */
+void bench_plot_title(buf *title, const bench_opts *opts, const char *load);
 /* path has passed gnuplot_check. */
-int bench_plot(const char *path, const bench_stats *stats, const bench_run *run,
-               err *e) WARN_UNUSED;
+int bench_plot(const char *path, const bench_opts *opts, const bench_stats *stats,
+               const bench_run *run, err *e) WARN_UNUSED;
 
 #endif

@@ -140,7 +140,8 @@ void bench_print(const bench_stats *stats, const bench_plan *plan, const bench_o
         real("Request goodput (req/s):", stats->goodput);
     }
     real("Output token throughput (tok/s):", stats->output_rate);
-    real("Peak output token throughput (tok/s):", stats->peak_output_rate);
+    if (!isnan(stats->peak_output_rate))
+        real("Peak output token throughput (tok/s):", stats->peak_output_rate);
     real("Peak concurrent requests:", (double)stats->peak_concurrent);
     real("Total token throughput (tok/s):", stats->total_rate);
     for (int metric = 0; metric < BENCH_METRICS; metric++) {

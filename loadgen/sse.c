@@ -134,6 +134,7 @@ static bool read_depths(cursor *cur, bench_chunk *out) {
             out->depths[out->n_depths] = (uint16_t)(depth > UINT16_MAX ? UINT16_MAX : depth);
         }
         out->n_depths++;
+        out->has_token = true;
         out->depth_sum += depth;
     } while (take(cur, ','));
     return take(cur, ']');
@@ -144,11 +145,19 @@ static bool read_text(cursor *cur, bench_chunk *out, bool wanted) {
     size_t n;
     if (!peek(cur, '"')) return skip(cur);
     if (!string(cur, &at, &n)) return false;
+    if (n > 0) out->has_token = true;
     if (wanted) {
         out->text = at;
         out->text_len = n;
     }
     return true;
+}
+
+/* token_ids, tool_calls: a list that is not empty is a token or a part of one. */
+static bool read_list(cursor *cur, bench_chunk *out) {
+    cursor ahead = *cur;
+    if (take(&ahead, '[') && !peek(&ahead, ']')) out->has_token = true;
+    return skip(cur);
 }
 
 static bool read_delta(cursor *cur, bench_chunk *out, bool wanted) {
@@ -157,7 +166,11 @@ static bool read_delta(cursor *cur, bench_chunk *out, bool wanted) {
     const char *key;
     size_t n;
     while (next_key(cur, &first, &key, &n)) {
-        bool ok = is(key, n, "content") ? read_text(cur, out, wanted) : skip(cur);
+        bool ok;
+        if (is(key, n, "content")) ok = read_text(cur, out, wanted);
+        else if (is(key, n, "tool_calls")) ok = read_list(cur, out);
+        else if (is(key, n, "role")) ok = skip(cur);
+        else ok = read_text(cur, out, false); /* reasoning_content, refusal */
         if (!ok) return false;
     }
     return cur->at != NULL;
@@ -173,6 +186,7 @@ static bool read_choice(cursor *cur, bench_chunk *out, bool is_first) {
         if (is(key, n, "depths")) ok = read_depths(cur, out);
         else if (is(key, n, "text")) ok = read_text(cur, out, is_first);
         else if (is(key, n, "delta")) ok = read_delta(cur, out, is_first);
+        else if (is(key, n, "token_ids")) ok = read_list(cur, out);
         else ok = skip(cur);
         if (!ok) return false;
     }
@@ -240,7 +254,7 @@ static bool read_error(cursor *cur, bench_chunk *out) {
 
 int bench_chunk_read(bench_chunk *out, const char *json, size_t n) {
     /* Clears all but `depths`: clearing these for every token would cost more than reading. */
-    out->has_choice = out->has_usage = out->is_error = false;
+    out->has_choice = out->has_token = out->has_usage = out->is_error = false;
     out->n_depths = 0;
     out->depth_sum = out->usage_input = out->usage_output = out->usage_loops = 0;
     out->text = out->message = NULL;

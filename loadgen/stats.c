@@ -157,7 +157,9 @@ static int find_peaks(bench_stats *stats, const bench_plan *plan, const bench_ru
     for (size_t i = 0; i < BENCH_MAX_SECONDS; i++) {
         if (run->tokens_by_second[i] > best) best = run->tokens_by_second[i];
     }
-    stats->peak_output_rate = best;
+    /* The busiest second says nothing about a run of one or two. */
+    bool whole = run->end_ns - run->start_ns >= 2000000000u;
+    stats->peak_output_rate = whole ? (double)best : (double)NAN;
     return rc;
 }
 

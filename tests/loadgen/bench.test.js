@@ -111,7 +111,7 @@ test("every figure follows from the detailed lists by the published definitions"
 
 test("the console block has vLLM's title, labels and columns", async () => {
     await withMock(
-        () => stream(3),
+        () => stream(3, 1100), // two rounds, so that the run has a peak
         async (mock) => {
             const { out } = await bench(["--url", mock.url, "--num-prompts", "3", "--max-concurrency", "2", ...small]);
             const lines = out.split("\n");
@@ -717,6 +717,45 @@ test("a request that outlasts --timeout-sec is a failure", async () => {
     );
 });
 
+test("a run of less than two seconds has no busiest second", async () => {
+    await withMock(
+        () => stream(3),
+        async (mock) => {
+            const { json, out } = await benchJson(["--url", mock.url, "--num-prompts", "3", ...small]);
+            if (json.duration >= 2) return; // a machine that busy
+            assert.equal(json.max_output_tokens_per_s, null);
+            assert.doesNotMatch(out, /Peak output/);
+        },
+    );
+});
+
+test("chunks without text, with the role or the reason of the end, are no tokens", async () => {
+    const chunk = (choice) => `data: ${JSON.stringify({ choices: [{ index: 0, ...choice }] })}\n\n`;
+    function* chat() {
+        yield chunk({ delta: { role: "assistant", content: "" } });
+        yield 300;
+        yield chunk({ delta: { content: "a" } });
+        yield chunk({ delta: { content: "b" } });
+        yield chunk({ delta: {}, finish_reason: "stop" });
+        yield DONE;
+    }
+    function* empty() {
+        yield chunk({ text: "", finish_reason: "stop" });
+        yield DONE;
+    }
+    const run = (script, backend) =>
+        withMock(script, async (mock) => (await benchJson(["--url", mock.url, "--num-prompts", "2", "--backend", backend, ...small])).json);
+    const json = await run(chat, "openai-chat");
+    assert.deepEqual(json.output_lens, [2, 2]);
+    assert.deepEqual(json.itls.map((gaps) => gaps.length), [1, 1]);
+    assert.equal(json.client_chunks, 4);
+    for (const ttft of json.ttfts) assert.ok(ttft > 0.298, `the first token, not the role: ${ttft}`);
+    const nothing = await run(empty, "openai");
+    assert.equal(nothing.completed, 2);
+    assert.deepEqual(nothing.output_lens, [0, 0]);
+    for (const latency of nothing.latencies) assert.ok(latency > 0);
+});
+
 test("--plot draws its four panels", { skip: spawnSync("gnuplot", ["--version"]).error && "needs gnuplot (Debian: gnuplot-nox)" }, async () => {
     await withMock(
         () => stream(4, 5, 2, (i) => [i + 1]),
@@ -727,12 +766,34 @@ test("--plot draws its four panels", { skip: spawnSync("gnuplot", ["--version"])
                 assert.ok(existsSync(join(dir, name)));
             }
             const svg = readFileSync(join(dir, "p.svg"), "utf8");
-            for (const title of ["Time to first token", "Inter-token latency", "Output tokens", "Depth of tokens"]) {
-                assert.ok(svg.includes(title), title);
+            for (const title of [
+                /Time to first token: p50 [\d.]+ ms, p99 [\d.]+ ms/, /Inter-token latency: p50 /, /Output tokens per second/,
+                /too short for a rate over time/, /Depth of tokens: mean 2.50 loops/, />p99</,
+                />demo at http:|>mock at http:/, /UTC, 4 of 4 requests in [\d.]+ s, all sent at once/,
+            ]) {
+                assert.match(svg, title);
             }
             assert.equal(readFileSync(join(dir, "p.png")).subarray(1, 4).toString(), "PNG");
         },
     );
+});
+
+test("--plot says that several tokens came in one read, and that there is no depth", { skip: spawnSync("gnuplot", ["--version"]).error && "needs gnuplot (Debian: gnuplot-nox)" }, async () => {
+    function* burst() {
+        yield tokenEvent("a") + tokenEvent("b") + tokenEvent("c");
+        yield 50;
+        yield tokenEvent("d");
+        yield DONE;
+    }
+    await withMock(burst, async (mock) => {
+        const file = join(dir, "burst.svg");
+        const r = await bench(["--url", mock.url, "--num-prompts", "3", "--plot", file, ...small]);
+        assert.equal(r.code, 0, r.errors);
+        const svg = readFileSync(file, "utf8");
+        assert.match(svg, /67 % came in one read with the token before/);
+        assert.match(svg, /Inter-token latency: p50 in one read, p99 /);
+        assert.match(svg, /the server reported no depth/);
+    });
 });
 
 test("a picture that cannot be drawn is refused before the first request", async () => {

@@ -5,6 +5,7 @@
 
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -173,6 +174,36 @@ Test(bench_stats, a_chunk_gives_its_figures_wherever_they_stand) {
 
 /* Every prefix of a good payload stands at the end of a heap block of its own size: ASan sees a
  * byte read too far. */
+Test(bench_stats, a_chunk_is_a_token_if_it_has_text_ids_depths_or_a_call) {
+    static const struct {
+        const char *choice;
+        bool token;
+    } rows[] = {
+        {"{\"text\":\"a\"}", true},
+        {"{\"text\":\"\",\"finish_reason\":\"stop\"}", false},
+        {"{\"text\":\"\",\"token_ids\":[ 7]}", true},
+        {"{\"text\":\"\",\"token_ids\":[ ]}", false},
+        {"{\"text\":\"\",\"depths\":[3]}", true},
+        {"{\"text\":\"\",\"depths\":[]}", false},
+        {"{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}", false},
+        {"{\"delta\":{\"role\":\"assistant\",\"content\":null}}", false},
+        {"{\"delta\":{\"content\":\"a\"}}", true},
+        {"{\"delta\":{\"reasoning_content\":\"a\"}}", true},
+        {"{\"delta\":{\"tool_calls\":[{\"index\":0}]}}", true},
+        {"{\"delta\":{\"tool_calls\":[]},\"finish_reason\":\"length\"}", false},
+        {"{\"delta\":{}}", false},
+        {"{\"text\":\"\"},{\"text\":\"a\"}", true},
+    };
+    static bench_chunk chunk;
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char text[200];
+        int n = snprintf(text, sizeof text, "{\"choices\":[%s]}", rows[i].choice);
+        cr_assert_eq(bench_chunk_read(&chunk, text, (size_t)n), 0, "%s", text);
+        cr_assert(chunk.has_choice, "%s", text);
+        cr_assert_eq(chunk.has_token, rows[i].token, "%s", text);
+    }
+}
+
 Test(bench_stats, no_prefix_of_a_payload_is_taken_for_whole_or_read_past) {
     static const char text[] =
         "{\"choices\":[{\"index\":0,\"text\":\"a\\u00e9\\\\\",\"depths\":[3,7]},null],"
