@@ -150,7 +150,9 @@ void gnuplot_begin(buf *script, const char *file, gnuplot_size size) {
 }
 
 void gnuplot_panels(buf *script, uint32_t rows, uint32_t columns, const char *title) {
-    buf_printf(script, "set multiplot layout %u,%u title ", rows, columns);
+    buf_puts(script, "set multiplot ");
+    if (rows) buf_printf(script, "layout %u,%u ", rows, columns);
+    buf_puts(script, "title ");
     gnuplot_string(script, title);
     buf_puts(script, " font ',14'\n");
 }

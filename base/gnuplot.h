@@ -32,7 +32,8 @@ void gnuplot_begin(buf *script, const char *file, gnuplot_size size);
 void gnuplot_string(buf *script, const char *text);
 /* Appends a command with one string: "set title" and its text. */
 void gnuplot_set(buf *script, const char *what, const char *text);
-/* Begins panels of the same size under a title; ends with "unset multiplot". */
+/* Begins panels under a title: of the same size, or with 0 rows where the margins say. They end
+ * with "unset multiplot". */
 void gnuplot_panels(buf *script, uint32_t rows, uint32_t columns, const char *title);
 /* A colour of a scale from dark (0) to light (last): values that have an order. */
 const char *gnuplot_shade(uint32_t i, uint32_t last);

@@ -156,13 +156,25 @@ static void fill_lines(bench *in, const runtime *run_on) {
     }
 }
 
-static int plot(const bench *in, const runtime *run_on, const runtime_opts *run_opts,
-                const char *file, err *e) {
+static int plot(const bench *in, const runtime *run_on, const char *file, err *e) {
     const eng_backend_info *info = &run_on->backend->info;
-    char title[200];
-    (void)snprintf(title, sizeof title, "%s, %s, %u threads", run_opts->model, info->device,
-                   info->threads);
-    return be_plot(file, in->lines, in->n_sizes * in->n_modes, title, e);
+    const char *dir = model_dir(run_on->model), *slash = strrchr(dir, '/');
+    buf title = {0};
+    buf_printf(&title,
+               "%s: batching modes and policies side by side\n%.1f M weights, %s, %s, "
+               "%u thread%s, %s time; ",
+               slash && slash[1] ? slash + 1 : dir,
+               (double)plan_params(model_plan_of(run_on->model)) / 1e6, info->device, info->kernels,
+               info->threads, info->threads == 1 ? "" : "s", be_clock_name(&in->load));
+    if (in->load.prompts) buf_printf(&title, "%zu real prompts", in->load.prompts->n);
+    else
+        buf_printf(&title, "made-up prompts of %u tokens, outputs of %u", in->load.prompt_tokens,
+                   in->load.output_tokens);
+    buf_printf(&title, "; below: %u sequences", in->sizes[in->n_sizes - 1]);
+    int rc = title.failed ? err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the picture")
+                          : be_plot(file, in->lines, in->n_sizes * in->n_modes, title.data, e);
+    buf_deinit(&title);
+    return rc;
 }
 
 static int report(bench *in, const runtime *run_on, const runtime_opts *run_opts,
@@ -173,7 +185,7 @@ static int report(bench *in, const runtime *run_on, const runtime_opts *run_opts
     be_print_head(people, run_on, run_opts, &in->load, in->repeat);
     be_print_lines(people, in->lines, n, opts->simulate);
     if (opts->json) be_print_json(stdout, in->lines, n, run_on, &in->load, in->repeat);
-    return opts->plot ? plot(in, run_on, run_opts, opts->plot, e) : 0;
+    return opts->plot ? plot(in, run_on, opts->plot, e) : 0;
 }
 
 static int run_bench(bench *in, const runtime *run_on, const runtime_opts *run_opts,

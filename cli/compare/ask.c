@@ -1,5 +1,5 @@
 /* ask.c - asks the questions under each policy and limit of loops, and counts right answers. */
-#include "base/clock.h"
+#include "base/progress.h"
 #include "base/size.h"
 #include "cli/compare/compare_internal.h"
 #include "cli/numbers.h"
@@ -73,14 +73,15 @@ static int submit_all(asking *now, scheduler *sched, const ask_run *run, err *e)
 }
 
 static int answer_all(asking *now, scheduler *sched, err *e) {
-    uint64_t spoke = clock_ns();
-    for (bool idle = false; !idle;) {
-        if (sched_step(sched, &idle, e) != 0) return -1;
-        if (clock_ns() - spoke < 1000000000u) continue;
-        spoke = clock_ns();
-        fprintf(stderr, "fathom compare: %zu of %zu questions\n", now->n_ended, now->ask->asked.n);
+    progress bar;
+    int rc = 0;
+    progress_start(&bar, "asking", "questions", now->ask->asked.n);
+    for (bool idle = false; !idle && rc == 0;) {
+        rc = sched_step(sched, &idle, e);
+        progress_set(&bar, now->n_ended);
     }
-    if (!now->failed) return 0;
+    progress_stop(&bar);
+    if (rc != 0 || !now->failed) return rc;
     return err_set(e, ERR_NUMERIC, NULL, "the model produced a value that is not a number");
 }
 

@@ -116,6 +116,19 @@ for more in '--simulate --simulate-from x' '--shared-prompt 4'; do
     grep -q 'prompts goes with neither' "$out/error" || fail "$more: $(cat "$out/error")"
 done
 
+if command -v gnuplot >/dev/null; then
+    "$fathom" bench engine --model models/hops --device cpu --prompts "$out/some.jsonl" --sequences 3,8 --repeat 1 \
+        --plot "$out/engine.svg" >/dev/null 2>&1
+    for text in 'hops: batching modes' '40 real prompts; below: 8 sequences' 'depthwise last: rows of a launch' '3 sequences' \
+        'bound by the depths' 'mean 1.17 of 8\|mean 1.18 of 8\|mean 1.16 of 8'; do
+        grep -q "$text" "$out/engine.svg" || fail "the picture has no '$text'"
+    done
+fi
+status=0
+PATH=/nonexistent "$fathom" bench engine --model models/hops --plot "$out/x.svg" >/dev/null 2>"$out/error" || status=$?
+[ $status -eq 2 ] || fail "status $status without gnuplot"
+grep -q 'needs gnuplot' "$out/error" || fail "without gnuplot: $(cat "$out/error")"
+
 # The same of a family with several core layers, a hazard gate and a cap: the demo's tokenizer over
 # random weights.
 "$fathom" init --variant ouro_tiny --out "$out/shape" --dtype float32 >/dev/null
