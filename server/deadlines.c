@@ -115,6 +115,7 @@ static void on_tick(uv_timer_t *timer) {
     srv_lingers_tick(server);
     srv_look_at_model(server);
     feel_pulse(server, now);
+    srv_notify_tick(server, now);
     srv_turn_end(server, turn);
 }
 

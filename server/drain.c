@@ -31,6 +31,7 @@ static void on_flush(uv_timer_t *timer) {
 static void stop(srv *server, int exit_status, const char *why) {
     server->stopping = true;
     server->stop_why = why;
+    srv_notify_stopping(server, why);
     server->exit_status = exit_status;
     if (!server->draining) {
         server->draining = true;
@@ -82,6 +83,7 @@ static void begin_drain(srv *server, int signum) {
     server->draining = true;
     log_line(LOG_INFO, "draining: %u requests, up to %.0f s (signal %d)", server->n_reqs,
              server->opts.drain_s, signum);
+    srv_notify_stopping(server, "draining");
     srv_mhd_quiesce(server);
     uint64_t ms = (uint64_t)(server->opts.drain_s * 1e3);
     server->drain_until_ns = clock_ns() + ms * 1000000;

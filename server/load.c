@@ -118,6 +118,7 @@ static void on_loaded(uv_work_t *task, int status) {
     server->loaded = true;
     srv_sandbox_loaded(server);
     say_ready(server, &info);
+    srv_notify_ready(server);
 }
 
 int srv_load_start(srv *server, err *e) {

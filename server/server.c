@@ -140,6 +140,7 @@ static void teardown(srv *server) {
     srv_mhd_close(&server->admin);
     srv_lingers_close(server);
     srv_engine_close(server);
+    srv_notify_close(server);
     uv_close((uv_handle_t *)&server->sweep, NULL);
     uv_close((uv_handle_t *)&server->drain_timer, NULL);
     uv_close((uv_handle_t *)&server->probe_timer, NULL);
@@ -194,8 +195,8 @@ static int serve(srv *server, err *e) {
         goto fail_keys;
     }
     if (srv_engine_init(server, e) != 0 || srv_sweep_open(server, e) != 0 ||
-        srv_signals_open(server, e) != 0 || open_ports(server, fds, e) != 0 ||
-        srv_load_start(server, e) != 0 ||
+        srv_signals_open(server, e) != 0 || srv_notify_open(server, e) != 0 ||
+        open_ports(server, fds, e) != 0 || srv_load_start(server, e) != 0 ||
         srv_watchdog_start(&server->watchdog, LOOP_STALL_S, e) != 0) {
         return -1; /* no threads or requests yet: the process ends */
     }

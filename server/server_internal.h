@@ -27,6 +27,7 @@
  *   watchdog.c   a thread that reports when the loop is stuck
  *   sandbox.c    has the kernel refuse system calls that a server never makes
  *   drain.c      signals and the orderly end
+ *   notify.c     messages to the service manager
  *   keys.c       the file of API keys
  *   tenants.c    limits of one key, fair to the others
  *   metrics.c    the Prometheus page
@@ -346,6 +347,18 @@ void srv_stop(srv *server, int exit_status, const char *why);
 /* The same after a failure, which decides the exit status and stands in the log. */
 void srv_stop_for(srv *server, const err *cause, const char *why);
 
+/* notify.c. All on the loop thread; without a service manager that asks, they do nothing. */
+typedef struct {
+    int fd;           /* connected to the manager's socket; -1: nothing is told */
+    uv_timer_t timer; /* of the signs of life */
+    uint64_t told_ns; /* when the manager was last asked for more time */
+} srv_notify;
+int srv_notify_open(srv *server, err *e) WARN_UNUSED; /* the model is about to be loaded */
+void srv_notify_close(srv *server);
+void srv_notify_ready(srv *server);
+void srv_notify_stopping(srv *server, const char *status); /* status: a short text for people */
+void srv_notify_tick(srv *server, uint64_t now);           /* once a second */
+
 /* replaced.c. Once a second: checks on a worker whether a file of the model was changed. */
 void srv_look_at_model(srv *server);
 
@@ -428,6 +441,7 @@ struct srv {
     uv_signal_t signals[5];
     unsigned n_signals;
     srv_watchdog *watchdog;
+    srv_notify notify;
 
     list_link conns, reqs, jobs, lingers;
     unsigned n_reqs, n_parsing, n_conns,
