@@ -125,8 +125,7 @@ int opt__help(const opt_parser *self, const char *part) {
         return opt__usage(self, "no option is about '%s'", part);
     }
     printf("fathom %s - %s\n\nUsage: fathom %s%s%s%s [options]\n", command->command,
-           command->summary, command->command, bare ? " [" : "",
-           bare ? bare->meta : "",
+           command->summary, command->command, bare ? " [" : "", bare ? bare->meta : "",
            bare ? "]" : "");
     print_rows(command, NULL);
     print_common(command);

@@ -41,7 +41,8 @@ typedef struct {
 } bench;
 
 static int parse_sizes(bench *to, const char *text, err *e) {
-    if (numbers_read("--sequences", text, 65536, to->sizes, BE_MAX_SIZES, &to->n_sizes, e) != 0)
+    if (numbers_read("--max-concurrency", text, 65536, to->sizes, BE_MAX_SIZES, &to->n_sizes, e) !=
+        0)
         return -1;
     for (size_t i = 0; i < to->n_sizes; i++) {
         if (to->sizes[i] > to->most) to->most = to->sizes[i];
@@ -107,7 +108,7 @@ static int check_lengths(const be_load *load, const model_plan *plan, err *e) {
     uint64_t longest = (uint64_t)load->prompt_tokens + load->output_tokens;
     if (!load->same_lengths) longest = longest * 3 / 2 + 2;
     if (longest <= plan->max_seq_len) return 0;
-    return err_set(e, ERR_USAGE, "--prompt-tokens",
+    return err_set(e, ERR_USAGE, "--input-len",
                    "prompts and outputs of up to %llu tokens exceed the context of %u",
                    (unsigned long long)longest, plan->max_seq_len);
 }
@@ -274,14 +275,17 @@ int cmd_bench_engine(opt_args *args) {
                     .rounds = 1};
     const opt_row table[] = {
         ENGINE_OPTIONS(&run_opts),
-        {"--sequences", OPT_TEXT, &opts.sequences, "N,N",
+        OPT_OLD_NAME("--sequences", "--max-concurrency"),
+        OPT_OLD_NAME("--prompt-tokens", "--input-len"),
+        OPT_OLD_NAME("--output-tokens", "--output-len"),
+        {"--max-concurrency", OPT_TEXT, &opts.sequences, "N,N",
          "numbers of sequences to keep in flight, one after another (default 8,32,64)", 0, 0,
          false},
         {"--waiting", OPT_UINT, &opts.waiting, "N",
          "requests to keep waiting beside them (default 0)", 0, 1e6, false},
-        {"--prompt-tokens", OPT_UINT, &opts.prompt_tokens, "N",
+        {"--input-len", OPT_UINT, &opts.prompt_tokens, "N",
          "mean length of made-up prompts (default 64)", 1, 1e6, false},
-        {"--output-tokens", OPT_UINT, &opts.output_tokens, "N",
+        {"--output-len", OPT_UINT, &opts.output_tokens, "N",
          "mean output length; with --prompts the most output tokens (default 48)", 2, 1e6, false},
         {"--repeat", OPT_UINT, &opts.repeat, "N",
          "runs of every mode, alternating; the report gives medians (default 3)", 1, BE_MAX_REPEAT,
@@ -340,7 +344,7 @@ int cmd_bench_engine(opt_args *args) {
     };
     const opt_command command = {
         "bench engine", "batching modes and policies side by side, without HTTP",
-        "fathom bench engine --model models/demo --sequences 8,32 --repeat 3", table,
+        "fathom bench engine --model models/demo --max-concurrency 8,32 --repeat 3", table,
         ARRAY_LEN(table)};
     int parsed = opt_parse(&command, args);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;

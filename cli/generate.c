@@ -181,8 +181,7 @@ static int generate(const runtime *rt, const options *opts, token_ids *prompt, r
         .n_prompt = (uint32_t)prompt->n,
         .max_tokens = (uint32_t)opts->max_tokens,
         .sampling = sampling_of(api, opts),
-        .depth = {.min_loops = (uint16_t)opts->run.min_loops,
-                  .max_loops = (uint16_t)opts->run.loops},
+        .depth = {.min_loops = (uint16_t)opts->run.min_loops},
     };
     if (prompt->n < plan->max_seq_len && request.max_tokens > plan->max_seq_len - prompt->n)
         request.max_tokens = (uint32_t)(out->cut_to = plan->max_seq_len - prompt->n);
@@ -294,10 +293,11 @@ int cmd_generate(opt_args *args) {
          0.01, 10, false},
         {"--seed", OPT_UINT, &opts.seed, "N",
          "seed of the sampler; the same seed gives the same tokens (default 0)", 0, 1.8e19, false},
-        {"--loops", OPT_UINT, &opts.run.loops, "N",
-         "most loops that a token runs (default: the model's)", 1, PLAN_MAX_LOOPS, false},
+        OPT_OLD_NAME("--loops", "--max-loops"),
+        GROUP_DEPTH,
         {"--min-loops", OPT_UINT, &opts.run.min_loops, "N",
          "fewest loops that a token runs (default 1)", 1, PLAN_MAX_LOOPS, false},
+        OPT_GROUP(""),
         {"--ignore-eos", OPT_FLAG, &opts.ignore_eos, NULL, "do not end at a stop token", 0, 0,
          false},
         {"--show-depth", OPT_FLAG, &opts.show_depth, NULL,
@@ -332,7 +332,7 @@ int cmd_generate(opt_args *args) {
     model_place place;
     if (take_model(&opts.run.model, &place, &e) != 0) return opt_fail(&e);
     if (runtime_open(&rt, &opts.run, &e) != 0) return opt_fail(&e);
-    token_printer_init(&out.printer, stdout, &rt, opts.run.loops);
+    token_printer_init(&out.printer, stdout, &rt, 0);
     out.printer.tint = opts.show_depth && !opts.json && terminal_has_colours(STDOUT_FILENO);
     int rc = generate(&rt, &opts, &prompt, &out, &e);
     if (rc == 0) print_end(&out, &prompt);

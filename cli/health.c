@@ -166,8 +166,7 @@ int cmd_health(opt_args *args) {
         {"--timeout", OPT_REAL, &seconds, "S", "seconds until the answer must be there (default 3)",
          0.001, 3600, false},
     };
-    const opt_command command = {"health",
-                                 "asks a running server whether it is alive or ready",
+    const opt_command command = {"health", "asks a running server whether it is alive or ready",
                                  "fathom health http://127.0.0.1:8080", table, ARRAY_LEN(table)};
     int rc = opt_parse(&command, args);
     if (rc != 0) return rc > 0 ? 0 : EXIT_USAGE;

@@ -15,11 +15,11 @@ static void show_progress(void *ud, uint64_t done, uint64_t all) {
 
 static int config_of(model_plan *plan, const char *variant, const char *file, err *e) {
     if ((variant != NULL) == (file != NULL)) {
-        return err_set(e, ERR_USAGE, NULL, "give one of --variant and --config");
+        return err_set(e, ERR_USAGE, NULL, "give one of --variant and --config-json");
     }
     if (variant) return plan_variant(plan, variant, e);
     buf text = {0};
-    int rc = opt_read_file(&text, "--config", file, CONFIG_MAX_BYTES, e);
+    int rc = opt_read_file(&text, "--config-json", file, CONFIG_MAX_BYTES, e);
     if (rc == 0) rc = plan_parse(plan, text.data, text.len, file, e);
     buf_deinit(&text);
     return rc;
@@ -84,8 +84,9 @@ int cmd_init(opt_args *args) {
     bool json = false;
     const opt_row options[] = {
         {"--variant", OPT_TEXT, &variant, "NAME", names, 0, 0, false},
-        {"--config", OPT_TEXT, &file, "FILE", "config.json to follow, instead of --variant", 0, 0,
-         false},
+        OPT_OLD_NAME("--config", "--config-json"),
+        {"--config-json", OPT_TEXT, &file, "FILE", "config.json to follow, instead of --variant", 0,
+         0, false},
         {"--out", OPT_TEXT, &out, "DIR",
          "folder to write; it is made if absent, and no file in it is overwritten", 0, 0, true},
         {"--seed", OPT_UINT, &seed, "N",

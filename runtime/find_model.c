@@ -40,6 +40,11 @@ static bool holds(const char *dir, const char *file) {
     return join(path, "%s/%s", dir, file) && access(path, F_OK) == 0;
 }
 
+static bool is_file(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && !S_ISDIR(st.st_mode);
+}
+
 static bool is_model(const char *dir) {
     return holds(dir, "config.json") || holds(dir, "tokenizer.json");
 }
@@ -249,7 +254,7 @@ int find_model(model_place *out, const char *asked, err *e) {
     if (n == 0) return err_set(e, ERR_USAGE, "--model", "the name of the model is empty");
     if (is_cache_name(asked)) {
         if (find_in_cache(out, asked, e) != 0) return -1;
-    } else if (strchr(asked, '/') || is_dots(asked, n) || is_model(asked)) {
+    } else if (strchr(asked, '/') || is_dots(asked, n) || is_model(asked) || is_file(asked)) {
         if (join(out->dir, "%s", asked)) return 0;
         return err_set(e, ERR_USAGE, "--model", "the path of the model is too long");
     } else if (!find_name(out, &search, asked)) {

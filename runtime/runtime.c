@@ -95,7 +95,6 @@ static int check_loops(const runtime_opts *opts, const model_plan *plan, err *e)
         const char *option;
         uint64_t loops;
     } asked[] = {{"--max-loops", opts->max_loops},
-                 {"--loops", opts->loops},
                  {"--min-loops", opts->min_loops},
                  {"--prompt-min-loops", opts->prompt_min_loops}};
     for (size_t i = 0; i < ARRAY_LEN(asked); i++) {
@@ -122,7 +121,7 @@ static void fill_loops(sched_opts *settings, const runtime_opts *opts, const mod
     settings->prompt_min_loops = (uint32_t)opts->prompt_min_loops;
     settings->ceiling_loops = plan_loops_ceiling(plan);
     if (plan->loops_cap) return;
-    const uint64_t wishes[] = {opts->max_loops, opts->loops, opts->min_loops};
+    const uint64_t wishes[] = {opts->max_loops, opts->min_loops};
     for (size_t i = 0; i < ARRAY_LEN(wishes); i++) {
         if (wishes[i] > settings->ceiling_loops) settings->ceiling_loops = (uint32_t)wishes[i];
     }

@@ -16,9 +16,9 @@ typedef struct {
     bool packed_cache, no_tokenizer;
     uint64_t threads, cache_bytes, max_loops, max_rows, max_running, chunk, wait_bound;
     uint64_t prompt_min_loops;
-    uint64_t loops, min_loops; /* --loops and --min-loops, of a command with a single request */
-    uint64_t fake_us;          /* device "fake": µs to sleep per coda launch */
-    opt_real threshold;        /* of the exit rule, as people write it */
+    uint64_t min_loops; /* --min-loops, which the command puts into its requests */
+    uint64_t fake_us;   /* device "fake": µs to sleep per coda launch */
+    opt_real threshold; /* of the exit rule, as people write it */
 } runtime_opts;
 
 enum { RUNTIME_WHY = 400 }; /* bytes of a reason, its end included */

@@ -81,8 +81,8 @@ hops() {
     printf '\nmodels/hops follows friends. One loop of the model is one look-up:\n\n'
     sed 's/^/  /' <<<"$question"
     echo
-    ask "at most 1 loop" --loops 1
-    ask "at most 2 loops" --loops 2
+    ask "at most 1 loop" --max-loops 1
+    ask "at most 2 loops" --max-loops 2
     ask "its own depth"
     printf '\nIt was trained on up to 8 look-ups, and stops by itself after as many as the question needs.\n'
 }

@@ -79,6 +79,8 @@ Test(find_model, a_path_is_taken_as_it_is) {
     finds(".", "=.");
     finds("..", "=..");
     finds("a/b/c", "=a/b/c");
+    make("work", "file", "x");
+    finds("file", "=file"); /* opening it tells that it is no folder */
     MODEL("work/a/b");
     finds("a/b", "=a/b");
 }

@@ -94,7 +94,7 @@ ends 2 "--text: $dir/nothing: No such file" $fathom score $demo --text "$dir/not
 ends 2 "--ids: $dir/nothing: No such file" $fathom score $demo --ids "$dir/nothing"
 ends 2 "not valid JSON" $fathom score $demo --ids README.md
 ends 2 "--text: $dir/nothing: No such file" $fathom compare $demo --text "$dir/nothing"
-ends 2 "--config: $dir/nothing: No such file" $fathom init --config "$dir/nothing" --out "$dir/x"
+ends 2 "--config-json: $dir/nothing: No such file" $fathom init --config-json "$dir/nothing" --out "$dir/x"
 ends 2 "tokenizer.json" $fathom tokenize --model "$dir"
 # A line that is wrong costs itself alone.
 rc=0
@@ -158,7 +158,7 @@ ends 2 "for the exit rule act it must be above 0 and at most 1" $fathom generate
 ends 2 "for the exit rule act it must be above 0 and at most 1" $fathom generate $demo --prompt a --act-threshold 1.5
 ends 2 "openmythos models start from the token's embedding" $fathom generate $demo --prompt a --initial-state seeded
 ends 2 "--max-loops is 9; ouro models run 1 to 4 loops" $fathom generate $ouro --ids 1 --max-loops 9
-ends 2 "--loops is 5; ouro models run 1 to 4 loops" $fathom generate $ouro --ids 1 --loops 5
+ends 2 "--max-loops is 5; ouro models run 1 to 4 loops" $fathom generate $ouro --ids 1 --loops 5
 ends 2 "--min-loops is 5; ouro models run 1 to 4 loops" $fathom score $ouro --ids README.md --min-loops 5
 ends 2 "for the exit rule hazard it must be above 0 and at most 1 (1: every loop runs)" $fathom generate $ouro --ids 1 --exit-threshold 0
 for rule in latent-diff cosine; do
@@ -167,7 +167,7 @@ for rule in latent-diff cosine; do
 done
 nanbeige="--model $dir/nanbeige --device cpu"
 ends 0 "" $fathom init --variant nanbeige_tiny --out "$dir/nanbeige"
-ends 2 "--loops is 1; nanbeige models run exactly 2 loops" $fathom generate $nanbeige --ids 1 --loops 1
+ends 2 "--max-loops is 1; nanbeige models run exactly 2 loops" $fathom generate $nanbeige --ids 1 --loops 1
 ends 0 "" $fathom generate $nanbeige --ids 1 --loops 2 --max-tokens 2
 ends 2 "a fixed number of loops and has no threshold" $fathom generate $ouro --ids 1 --exit-rule fixed --exit-threshold 1
 ends 0 "" $fathom bench kernels --model "$dir/ouro" --what feed-forward --rows 1
