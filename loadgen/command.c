@@ -1,6 +1,4 @@
-/* command.c - `fathom bench`: checks options, runs the steps, sets the exit status. */
-#include "base/clock.h"
-#include "base/gnuplot.h"
+/* command.c - `fathom bench`: checks options, and sets the exit status. */
 #include "base/size.h"
 #include "loadgen/flags_internal.h"
 #include "loadgen/loadgen.h"
@@ -11,8 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 /* ---- flags to options ---- */
 
@@ -78,6 +74,28 @@ static double given(double value) {
     return value < 0 ? NAN : value; /* not given */
 }
 
+static int read_rates(bench_opts *opts, const bench_flags *flags, err *e) {
+    for (const char *at = flags->rates;; at++) {
+        char *end;
+        double rate = strtod(at, &end);
+        if (end == at || !(rate > 0) || !(rate <= 1e9) || opts->n_rates == BENCH_MAX_RATES ||
+            (*end && *end != ',')) {
+            return err_set(e, ERR_USAGE, NULL,
+                           "--rates takes up to %d numbers above 0, as in 1,2,4, not '%s'",
+                           BENCH_MAX_RATES, flags->rates);
+        }
+        opts->rates[opts->n_rates++] = rate;
+        if (*end == 0) break;
+        at = end;
+    }
+    if (opts->ramp || flags->self_timed || !isinf(opts->rate)) {
+        return err_set(e, ERR_USAGE, NULL,
+                       "--rates cannot be combined with --request-rate, --ramp-up-strategy or "
+                       "--self-timed");
+    }
+    return 0;
+}
+
 static int read_load(bench_opts *opts, const bench_flags *flags, err *e) {
     opts->rate = INFINITY;
     if (strcmp(flags->rate, "inf") != 0 &&
@@ -94,6 +112,9 @@ static int read_load(bench_opts *opts, const bench_flags *flags, err *e) {
             return err_set(e, ERR_USAGE, NULL,
                            "--ramp-up-strategy cannot be combined with --request-rate");
     }
+    if (flags->rates && read_rates(opts, flags, e) != 0) return -1;
+    if (flags->rate_seconds > 0 && flags->rates == NULL)
+        return err_set(e, ERR_USAGE, NULL, "--rate-seconds goes with --rates");
     bool trace = strcmp(flags->dataset, "timed_trace") == 0;
     bool made =
         strcmp(flags->dataset, "random") == 0 || strcmp(flags->dataset, "prefix_repetition") == 0;
@@ -245,161 +266,6 @@ static int read_opts(bench_opts *opts, bench_flags *flags, buf *base, buf *url, 
     return check_metadata(&flags->metadata, e) != 0 ? -1 : read_extra(opts, flags->extra_body, e);
 }
 
-/* ---- before the run ---- */
-
-static int wait_ready(const bench_opts *opts, err *e) {
-    uint64_t until = clock_ns() + (uint64_t)(opts->ready_timeout_s * 1e9);
-    long status = 0;
-    for (;;) {
-        buf answer = {0};
-        err why = {0};
-        int rc = bench_get(opts, "/health", &answer, &status, &why);
-        buf_deinit(&answer);
-        if (rc == 0 && status == 200) return 0;
-        if (clock_ns() >= until) {
-            return err_set(e, ERR_IO, NULL, "the server is not ready after %g s: %s",
-                           opts->ready_timeout_s, rc == 0 ? "/health did not answer 200" : why.msg);
-        }
-        (void)nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
-    }
-}
-
-static int find_model(const bench_opts *opts, buf *name, err *e) {
-    static const json_limits limits = {
-        .max_bytes = 1 << 20, .max_depth = 16, .max_structural = 1 << 16};
-    buf answer = {.max = 1 << 20};
-    long status = 0;
-    json_t *root = NULL;
-    int rc = bench_get(opts, "/v1/models", &answer, &status, e);
-    if (rc == 0 && status != 200)
-        rc = err_set(e, ERR_IO, NULL,
-                     "/v1/models answered with status %ld; name the model with --model", status);
-    if (rc == 0) rc = json_parse(&root, answer.data, answer.len, &limits, "/v1/models", e);
-    if (rc == 0) {
-        const char *id = json_string_value(
-            json_object_get(json_array_get(json_object_get(root, "data"), 0), "id"));
-        if (id) buf_puts(name, id);
-        if (id == NULL || name->failed)
-            rc = err_set(e, ERR_IO, NULL, "/v1/models lists no model; name it with --model");
-    }
-    json_decref(root);
-    buf_deinit(&answer);
-    return rc;
-}
-
-static int warm_up(const bench_opts *opts, err *e) {
-    bench_opts warm = *opts;
-    warm.n_prompts = opts->warmups;
-    warm.rate = INFINITY;
-    warm.ramp = warm.detailed = false;
-    warm.cancel_rate = warm.probe_rate = 0;
-    warm.self_timed = false;
-    warm.quiet = true;
-    warm.seed =
-        opts->seed +
-        1000003; /* other prompts, so that the prefix cache does not know the measured ones */
-    bench_plan plan;
-    bench_run run = {.tokens_by_second = array_new(BENCH_MAX_SECONDS, sizeof(uint32_t))};
-    if (run.tokens_by_second == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
-    int rc = bench_plan_create(&plan, &warm, e);
-    if (rc == 0) {
-        rc = bench_load(&plan, &warm, &run, e);
-        if (rc == 0 && plan.reqs[0].outcome == BENCH_FAILED) {
-            rc = err_set(e, ERR_IO, NULL, "a warm-up request failed: %s", plan.reqs[0].error);
-        }
-        bench_plan_destroy(&plan);
-    }
-    bench_run_deinit(&run);
-    return rc;
-}
-
-/* ---- after the run ---- */
-
-static void file_name(buf *out, const bench_flags *flags, const bench_opts *opts) {
-    buf_printf(out, "%s/", flags->result_dir);
-    if (flags->result_file) {
-        buf_puts(out, flags->result_file);
-        return;
-    }
-    char date[32];
-    time_t now = (time_t)clock_unix_s();
-    struct tm tm;
-    (void)strftime(date, sizeof date, "%Y%m%d-%H%M%S", gmtime_r(&now, &tm));
-    const char *slash = strrchr(opts->model, '/');
-    buf_printf(out, "%s-%gqps", flags->label ? flags->label : flags->backend, opts->rate);
-    if (opts->max_concurrency)
-        buf_printf(out, "-concurrency%llu", (unsigned long long)opts->max_concurrency);
-    buf_printf(out, "-%s-%s.json", slash ? slash + 1 : opts->model, date);
-}
-
-static int save(const bench_flags *flags, const bench_opts *opts, json_t *result, err *e) {
-    buf path = {0};
-    file_name(&path, flags, opts);
-    char *text = json_dumps(result, flags->append ? JSON_COMPACT : JSON_INDENT(1));
-    int rc = 0;
-    if (path.failed || text == NULL)
-        rc = err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the result");
-    FILE *file = rc == 0 ? fopen(path.data, flags->append ? "a" : "w") : NULL;
-    if (rc == 0 && file == NULL) rc = err_set(e, ERR_IO, NULL, "cannot write %s", path.data);
-    if (file) {
-        bool bad = fprintf(file, "%s\n", text) < 0;
-        if (fclose(file) != 0 || bad) rc = err_set(e, ERR_IO, NULL, "cannot write %s", path.data);
-        if (rc == 0) fprintf(stderr, "fathom bench: wrote the result to %s\n", path.data);
-    }
-    free(text);
-    buf_deinit(&path);
-    return rc;
-}
-
-static int report(const bench_flags *flags, const bench_opts *opts, const bench_plan *plan,
-                  const bench_run *run, err *e) {
-    bench_stats stats;
-    if (bench_stats_create(&stats, plan, opts, run, e) != 0) return -1;
-    bench_print(&stats, plan, opts, run);
-    int rc = 0;
-    if (flags->save || flags->append || flags->result_file) {
-        json_t *result = bench_json(&stats, plan, opts, run, flags->label, flags->metadata.items,
-                                    flags->metadata.n);
-        rc = result ? save(flags, opts, result, e)
-                    : err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the result");
-        json_decref(result);
-    }
-    if (rc == 0 && flags->plot) rc = bench_plot(flags->plot, opts, &stats, run, e);
-    if (rc == 0 && run->interrupted) rc = err_set(e, ERR_IO, NULL, "the run was interrupted");
-    if (rc == 0 && stats.completed == 0 && stats.cancelled == 0)
-        rc = err_set(e, ERR_IO, NULL, "every request failed");
-    bench_stats_destroy(&stats);
-    return rc;
-}
-
-static int run_all(const bench_flags *flags, bench_opts *opts, err *e) {
-    buf name = {0};
-    bench_plan plan = {0};
-    tokenizer *tok = NULL;
-    bench_run run = {.tokens_by_second = array_new(BENCH_MAX_SECONDS, sizeof(uint32_t))};
-    int rc = run.tokens_by_second ? 0 : err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
-    if (rc == 0 && flags->plot) rc = gnuplot_check("--plot", flags->plot, e);
-    if (rc == 0 && opts->ready_timeout_s > 0) rc = wait_ready(opts, e);
-    if (rc == 0 && opts->model == NULL) {
-        rc = find_model(opts, &name, e);
-        opts->model = name.data;
-    }
-    if (rc == 0 && flags->tokenizer) rc = tokenizer_open(&tok, flags->tokenizer, UINT32_MAX, e);
-    if (tok) {
-        opts->tokenizer = tok;
-        opts->vocab_size = tokenizer_size(tok);
-    }
-    if (rc == 0) rc = bench_plan_create(&plan, opts, e);
-    if (rc == 0 && opts->warmups) rc = warm_up(opts, e);
-    if (rc == 0) rc = bench_load(&plan, opts, &run, e);
-    if (rc == 0) rc = report(flags, opts, &plan, &run, e);
-    bench_plan_destroy(&plan);
-    bench_run_deinit(&run);
-    buf_deinit(&name);
-    tokenizer_close(tok);
-    return rc;
-}
-
 int cmd_bench(opt_args *args) {
     bench_flags flags = bench_flags_default();
     opt_args repeated = *args;
@@ -418,7 +284,7 @@ int cmd_bench(opt_args *args) {
         curl_global_init(CURL_GLOBAL_DEFAULT);
         rc = read_opts(&opts, &flags, &base, &url, &e);
         if (rc == 0) rc = read_headers(&opts, &flags, lines, &e);
-        if (rc == 0) rc = run_all(&flags, &opts, &e);
+        if (rc == 0) rc = bench_steps(&flags, &opts, &e);
         status = rc == 0 ? 0 : opt_fail(&e);
         curl_global_cleanup();
     }

@@ -173,6 +173,16 @@ int bench_flags_read(bench_flags *flags, opt_args *args) {
          false},
         {"--request-rate", OPT_TEXT, &flags->rate, "R",
          "requests per second; inf: all at once (default inf)", 0, 0, false},
+        {"--rates", OPT_TEXT, &flags->rates, "R,R",
+         "a run for each of these request rates, one after another, instead of --request-rate: "
+         "prints a table of them, saves all in one file, and --plot draws their curve (default: "
+         "one "
+         "run)",
+         0, 0, false},
+        {"--rate-seconds", OPT_REAL, &flags->rate_seconds, "S",
+         "with --rates: as many requests of each rate as take S seconds to send (default: as "
+         "--num-prompts says)",
+         1e-3, 1e6, false},
         {"--burstiness", OPT_REAL, &flags->burstiness, "B",
          "shape of the gamma distribution of the gaps between requests; 1: Poisson arrivals, less: "
          "bursts (default 1)",

@@ -1,6 +1,8 @@
 /* loadgen_internal.h - the parts of `fathom bench`, the load generator.
  *
- *   command.c checks options, runs the steps, sets the exit status
+ *   command.c checks options, and sets the exit status
+ *   steps.c   waits for the server, warms it up, runs, reports, saves
+ *   sweep.c   runs at several rates: their table and their curve
  *   plan.c    the requests and their times: arrivals, cancels, bodies
  *   flags.c   the command line
  *   prompt.c  prompts and lengths: random, from a file, after a trace
@@ -27,6 +29,7 @@ enum {
     BENCH_MAX_PERCENTILES = 16,
     BENCH_MAX_SECONDS = 86400, /* buckets of the token rate, one a second */
     BENCH_ERROR_BYTES = 160,
+    BENCH_MAX_RATES = 32,
 };
 
 /* ---- random numbers: the same seed gives the same plan on every machine ---- */
@@ -57,7 +60,9 @@ typedef struct {
     uint64_t sonnet_input, sonnet_prefix, sonnet_output;
     uint64_t shared_prefix, shared_suffix, n_prefixes, shared_output; /* prefix_repetition */
     double range_ratio;
-    double rate; /* requests per second; INFINITY = all at once */
+    double rate;                   /* requests per second; INFINITY = all at once */
+    double rates[BENCH_MAX_RATES]; /* one run for each, instead of `rate` */
+    size_t n_rates;
     double burstiness;
     bool ramp, ramp_exponential;
     double ramp_start, ramp_end;
@@ -247,5 +252,26 @@ void bench_plot_title(buf *title, const bench_opts *opts, const char *load);
 /* path has passed gnuplot_check. */
 int bench_plot(const char *path, const bench_opts *opts, const bench_stats *stats,
                const bench_run *run, err *e) WARN_UNUSED;
+
+/* ---- a run at each of several rates ---- */
+typedef struct {
+    double rate, done_rate, output_rate;       /* requests sent and completed per second; tokens */
+    double ttft_ms[2], tpot_ms[2], e2el_ms[2]; /* p50, p99 */
+    size_t completed, failed;
+} bench_point;
+
+typedef struct {
+    bench_point points[BENCH_MAX_RATES];
+    size_t n;
+    json_t *results; /* {"runs": [...]}; NULL: not saved */
+} bench_sweep;
+void bench_sweep_deinit(bench_sweep *sweep);
+/* Takes the result, which may be NULL, on failure too. */
+int bench_sweep_add(bench_sweep *sweep, const bench_opts *opts, const bench_stats *stats,
+                    json_t *steal_result, err *e) WARN_UNUSED;
+void bench_sweep_print(const bench_sweep *sweep);
+/* path has passed gnuplot_check. */
+int bench_sweep_plot(const char *path, const bench_opts *opts, const bench_sweep *sweep,
+                     err *e) WARN_UNUSED;
 
 #endif

@@ -815,6 +815,46 @@ test("a picture that cannot be drawn is refused before the first request", async
     );
 });
 
+test("--rates runs each rate, prints a table, and saves and draws all of them", async () => {
+    await withMock(
+        () => stream(3, 20, 1),
+        async (mock) => {
+            const plot = spawnSync("gnuplot", ["--version"]).error ? [] : ["--plot", join(dir, "rates.svg")];
+            const { json, out, code, errors } = await benchJson([
+                "--url", mock.url, "--rates", "20,40.5,80", "--rate-seconds", "0.5", "--num-warmups", "1", ...plot, ...small,
+            ]);
+            assert.equal(code, 0, errors);
+            assert.deepEqual(json.runs.map((r) => [r.request_rate, r.num_prompts, r.completed]), [[20, 10, 10], [40.5, 21, 21], [80, 40, 40]]);
+            assert.equal(mock.seen.bodies.length, 1 + 10 + 21 + 40); // warm once
+            assert.equal(out.match(/Serving Benchmark Result/g).length, 3);
+            const rows = out.slice(out.lastIndexOf("===\n")).trim().split("\n").slice(-3).map((row) => row.trim().split(/\s+/));
+            assert.deepEqual(rows.map((row) => row.slice(0, 3)), [["20", "10", "0"], ["40.5", "21", "0"], ["80", "40", "0"]]);
+            json.runs.forEach((run, i) => {
+                assert.ok(Math.abs(run.request_throughput - Number(rows[i][3])) < 0.01);
+                assert.ok(Math.abs(run.median_ttft_ms - Number(rows[i][5])) < 0.01);
+            });
+            if (!plot.length) return;
+            const svg = readFileSync(join(dir, "rates.svg"), "utf8");
+            for (const text of [/3 request rates/, /requests completed per second/, /end to end, p99/, /first token, p50/]) assert.match(svg, text);
+        },
+    );
+});
+
+test("--rates ends at a rate where every request fails, and still tells of those before", async () => {
+    await withMock(
+        (_, n) => (n < 4 ? stream(2) : [{ status: 503, text: "no" }]),
+        async (mock) => {
+            const r = await benchJson(["--url", mock.url, "--rates", "100,200,400", "--num-prompts", "4", ...small]);
+            assert.equal(r.code, 1);
+            assert.match(r.errors, /every request failed/);
+            assert.deepEqual(r.json.runs.map((run) => [run.completed, run.failed]), [[4, 0], [0, 4]]);
+            assert.match(r.out, /^ +100 +4 +0 /m);
+            assert.match(r.out, /^ +200 +0 +4 /m);
+            assert.equal(mock.seen.bodies.length, 8);
+        },
+    );
+});
+
 test("bad usage is named and ends with status 2", async () => {
     const rows = [
         [["--nonsense"], /unknown option '--nonsense'/],
@@ -822,6 +862,12 @@ test("bad usage is named and ends with status 2", async () => {
         [["--num-prompts", "many"], /--num-prompts/],
         [["--request-rate", "0"], /--request-rate/],
         [["--request-rate", "fast"], /--request-rate/],
+        [["--rates", "1,,2"], /--rates/],
+        [["--rates", "0"], /--rates/],
+        [["--rates", "1,inf"], /--rates/],
+        [["--rates", "1", "--request-rate", "2"], /--rates/],
+        [["--rates", Array(33).fill("1").join()], /up to 32 numbers/],
+        [["--rate-seconds", "2"], /--rate-seconds goes with --rates/],
         [["--burstiness", "0"], /--burstiness/],
         [["--ramp-up-strategy", "linear"], /--ramp-up-start-rps/],
         [["--ramp-up-strategy", "linear", "--ramp-up-start-rps", "1", "--ramp-up-end-rps", "2", "--request-rate", "3"], /--request-rate/],
@@ -839,7 +885,7 @@ test("bad usage is named and ends with status 2", async () => {
         [["--tokenizer", "/nonexistent"], /tokenizer|nonexistent/],
         [["--cancel-rate", "1.5"], /--cancel-rate/],
         [["--backend", "grpc"], /--backend/],
-        [["--endpoint-type", "tgi"], /--endpoint-type/],
+        [["--endpoint-type", "tgi"], /--backend must be one of openai\|vllm/],
         [["--top-k", "-2"], /--top-k must be -1 to/],
         [["--top-k", "1.5"], /--top-k takes a whole number/],
         [["--presence-penalty", "3"], /--presence-penalty must be -2 to 2/],
