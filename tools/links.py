@@ -5,6 +5,7 @@ Checked are, in every file of the repository:
   - links and pictures of Markdown pages, with the heading that an anchor names
   - paths from the top folder, such as tools/links.py, in pages, comments and scripts
   - names of pages, such as design.md: beside the file that names it, in docs/ or in the top folder
+  - pictures of docs/: each is shown by a page
 
 A word in capitals is a placeholder (FILE.md, DIR/config.json) and is not checked, nor is anything below build/."""
 import argparse
@@ -86,6 +87,7 @@ class Checker:
         self.top = sorted({name.split("/")[0] for name in files if "/" in name} - {"build"})
         self.path = re.compile(r"(?<![\w./*{}$<>@~-])((?:%s)/[\w./*-]+\.(?:%s))(?![\w/*])" % ("|".join(map(re.escape, self.top)), ENDINGS))
         self.pages = {}
+        self.linked = set()
         self.faults = []
 
     def exists(self, path):
@@ -110,6 +112,7 @@ class Checker:
         path, _, anchor = target.partition("#")
         path = os.path.normpath(os.path.join(os.path.dirname(name), path)) if path else name
         path = "" if path == "." else path
+        self.linked.add(path)
         if not self.exists(path):
             self.fault(name, text, at, f"the link to {target} leads nowhere")
         elif anchor and path.endswith(".md") and anchor not in self.anchors_of(path):
@@ -136,6 +139,12 @@ class Checker:
                 continue
             if not any(self.exists(os.path.join(where, page)) for where in (folder, "docs", "")):
                 self.fault(name, text, match.start(), f"no page {page} beside this file, in docs/ or in the top folder")
+
+    def check_pictures(self):
+        """After all pages."""
+        for path in sorted(self.files - self.linked):
+            if path.startswith("docs/") and path.endswith((".png", ".svg", ".gif")):
+                self.faults.append(f"{path}: no page shows this picture")
 
     def check(self, name):
         with open(name, encoding="utf-8", errors="replace") as file:
@@ -165,6 +174,8 @@ def main(arguments):
     chosen = options.files or [name for name in files if readable(name)]
     for name in chosen:
         checker.check(name)
+    if not options.files:
+        checker.check_pictures()
     for line in checker.faults:
         print(line)
     if not checker.faults:

@@ -30,6 +30,7 @@ class InAFolder(unittest.TestCase):
         checker = links.Checker(links.repository_files())
         for name in sorted(checker.files):
             checker.check(name)
+        checker.check_pictures()
         return checker.faults
 
 
@@ -68,6 +69,12 @@ class Links(InAFolder):
         self.write("a.c", "/* spec.md, rule 1; docs.md; FILE.md */\n")
         self.write("docs/docs.md", "")
         self.assertEqual(self.faults(), ["a.c:1: no page spec.md beside this file, in docs/ or in the top folder"])
+
+    def test_a_picture_of_docs_that_no_page_shows_is_named(self):
+        self.write("docs/a.png", "")
+        self.write("docs/b.png", "")
+        self.write("README.md", "![a](docs/a.png)\n")
+        self.assertEqual(self.faults(), ["docs/b.png: no page shows this picture"])
 
     def test_the_example_of_help_works(self):
         shown = subprocess.run([os.path.join(REPOSITORY, "tools", "links.py"), "--help"], capture_output=True, text=True, check=True).stdout
