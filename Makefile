@@ -81,6 +81,12 @@ $(shell mkdir -p $(B))
 $(file >$(B)/flags,$(FLAGS))
 endif
 
+# The commit, for base/version.o alone. git archive writes it into tools/commit.
+COMMIT ?= $(or $(filter-out $$Format%,$(file <tools/commit)),$(shell git rev-parse --short=12 HEAD 2>/dev/null))
+ifneq ($(file <$(B)/commit),$(COMMIT))
+$(file >$(B)/commit,$(COMMIT))
+endif
+
 LIBS   := $(SYSROOT_LIBS) -lmicrohttpd -luv -ljansson -lpcre2-8 -lutf8proc -lcurl -lm -ldl -pthread
 
 ROOMS    := base model text engine scheduler runtime api server loadgen cli
@@ -134,6 +140,9 @@ $(B)/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)
 	@echo "  $(progress) CC  $<"
 	$(Q)$(CC) $(CFLAGS_ALL) $(MORE_OPT) $(WARN) $(WERROR_FLAG) -MMD -MP -c -o $@ $<
+
+$(B)/base/version.o: $(B)/commit
+$(B)/base/version.o: MORE_OPT := -DFATHOM_COMMIT='"$(COMMIT)"'
 
 # Files that the assembler takes in (base/embed.h), which -MMD does not see.
 $(B)/server/assets.o $(FB)/server/assets.o: $(wildcard server/web/*)

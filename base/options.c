@@ -2,6 +2,7 @@
 #include "base/file.h"
 #include "base/nearest.h"
 #include "base/options_internal.h"
+#include "base/version.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -152,7 +153,7 @@ static int option(opt_parser *self, int *i) {
     const opt_row *row = opt_find(self->command, arg, len);
     if (strcmp(arg, "-h") == 0 || is_option(arg, len, "--help"))
         return opt__help(self, value) == 0 ? 1 : -1;
-    if (strcmp(arg, "--version") == 0) return printf("fathom " FATHOM_VERSION "\n"), 1;
+    if (strcmp(arg, "--version") == 0) return printf("%s\n", version_line()), 1;
     bool config = row == NULL && is_option(arg, len, "--config");
     if (row == NULL && !config) return unknown(self, arg);
     const char *name = config ? "--config" : row->name;

@@ -17,6 +17,7 @@ const cli_command commands[] = {
     {"bench", cmd_bench},
     {"bench engine", cmd_bench_engine},
     {"bench kernels", cmd_bench_kernels},
+    {"version", cmd_version},
     {NULL, NULL},
 };
 

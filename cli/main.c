@@ -91,8 +91,10 @@ int main(int argc, char **argv) {
     mapped_name_faults();
     signal(SIGXFSZ, SIG_IGN); /* a file beyond `ulimit -f` is then a write error */
     if (argc < 2) return print_help(stderr), EXIT_USAGE;
+    static char version[] = "version";
     const char *first = argv[1];
     if (strcmp(first, "--help") == 0 || strcmp(first, "-h") == 0) return print_help(stdout), 0;
-    if (strcmp(first, "--version") == 0) return printf("fathom " FATHOM_VERSION "\n"), 0;
+    if (strcmp(first, "--version") == 0 || strcmp(first, "-V") == 0 || strcmp(first, "-v") == 0)
+        argv[1] = version;
     return run(argc - 1, argv + 1);
 }

@@ -172,6 +172,8 @@ int eng_cpu_open(eng_backend **out, const model_folder *model, const eng_backend
 /* Loads fathom-cuda.so from beside the program. ERR_NOT_FOUND: no plug-in, driver or device. */
 int eng_cuda_open(eng_backend **out, const model_folder *model, const eng_backend_opts *opts,
                   err *e) WARN_UNUSED;
+/* Says whether the plug-in and the driver are there, without loading the plug-in. */
+void eng_cuda_describe(char *out, size_t room);
 /* A backend that answers at once with canned tokens, to measure everything but the arithmetic.
  * Every launch that yields logits sleeps us_per_token. */
 int eng_fake_open(eng_backend **out, const model_folder *model, const eng_backend_opts *opts,

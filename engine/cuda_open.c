@@ -58,3 +58,15 @@ int eng_cuda_open(eng_backend **out, const model_folder *model, const eng_backen
     memcpy(&open, &sym, sizeof open); /* ISO C has no cast from object to function pointer */
     return open(out, model, opts, e);
 }
+
+void eng_cuda_describe(char *out, size_t room) {
+    char path[PATH_BYTES];
+    if (!plugin_path(path)) {
+        (void)snprintf(out, room, "no fathom-cuda.so beside the program");
+        return;
+    }
+    void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+    (void)snprintf(out, room, "%s, %s", path,
+                   driver ? "the NVIDIA driver is installed"
+                          : "but no NVIDIA driver (libcuda.so.1)");
+}

@@ -69,8 +69,9 @@ static void handle_ready(srv_req *req) {
 }
 
 static void handle_version(srv_req *req) {
-    static const char body[] = "{\"version\":\"" FATHOM_VERSION "\"}";
-    srv_answer_static(req, 200, "application/json", body, sizeof body - 1, NULL, 0);
+    buf body = {0};
+    buf_printf(&body, "{\"version\":\"" FATHOM_VERSION "\",\"commit\":\"%s\"}", version_commit());
+    answer_json(req, &body);
 }
 
 static void handle_asset(srv_req *req) {

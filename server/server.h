@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/options.h"
+#include "base/version.h"
 #include "runtime/runtime.h"
 
 enum {
@@ -27,6 +28,8 @@ typedef struct {
 } server_opts;
 
 server_opts server_opts_default(void);
+/* Tells the libraries of the HTTP side. */
+void server_libraries(version_sink put, void *ud);
 /* Serves on the calling thread until a signal ends it. Borrows the texts in opts. Prints a failure
  * and returns the exit status of the process. */
 int server_run(const server_opts *opts);

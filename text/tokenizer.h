@@ -6,6 +6,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "base/version.h"
 
 typedef struct tokenizer tokenizer;
 
@@ -71,5 +72,7 @@ bool tokenizer_find(const tokenizer *tok, const char *token, uint32_t *id) WARN_
 bool tokenizer_bos(const tokenizer *tok, uint32_t *id) WARN_UNUSED;
 uint32_t tokenizer_size(const tokenizer *tok); /* highest id + 1 */
 void token_ids_deinit(token_ids *ids);
+/* Tells the libraries of tokenizers. */
+void tokenizer_libraries(version_sink put, void *ud);
 
 #endif

@@ -22,8 +22,10 @@ test("models, one model, health, ready, metrics and the page answer", async () =
         assert.deepEqual((await s.get("/ready")).json, { status: "ready" });
         assert.deepEqual((await s.get("/v1/health")).json, { status: "ok" });
         assert.deepEqual((await s.get("/v1/ready")).json, { status: "ready" });
-        const { version } = (await s.get("/version")).json;
-        assert.equal(execFileSync(binary, ["--version"], { encoding: "utf8" }).trim(), `fathom ${version}`);
+        const { version, commit } = (await s.get("/version")).json;
+        assert.equal(execFileSync(binary, ["serve", "--version"], { encoding: "utf8" }).trim(), `fathom ${version}${commit && ` (${commit})`}`);
+        const told = JSON.parse(execFileSync(binary, ["version", "--json"], { encoding: "utf8" }));
+        assert.deepEqual([told.version, told.commit], [version, commit]);
         const metrics = await s.get("/metrics");
         assert.match(metrics.headers["content-type"], /^text\/plain; version=0\.0\.4/);
         assert.match(metrics.text, /^vllm:num_requests_running\{model_name="demo",engine="0"\} 0$/m);

@@ -38,6 +38,13 @@ ends 2 "unknown command 'sevre'; did you mean 'serve'?" $fathom sevre
 ends 2 "unknown command 'bench engines'; did you mean 'bench engine'?" $fathom bench engines
 ends 2 "unknown option '--prot'; did you mean '--port'?" $fathom serve --prot 1
 ends 2 "unexpected argument 'more'" $fathom serve demo more
+ends 0 "" $fathom version --json
+jq -e '.version == "0.1.0" and (.compiler | length > 4) and (.libraries | keys | length == 5) and (.kernels | length > 3)' "$dir/out" >/dev/null ||
+    fail "version --json: $(cat "$dir/out")"
+for word in --version -V -v version; do
+    ends 0 "" $fathom $word
+    [ "$(wc -l <"$dir/out")" -eq 5 ] && head -1 "$dir/out" | grep -Eq '^fathom 0\.1\.0( \([0-9a-f]{7,}\))?$' || fail "$word: $(cat "$dir/out")"
+done
 ends 0 "" $fathom help bench engine
 grep -q '^fathom bench engine - ' "$dir/out" || fail "help bench engine: $(cat "$dir/out")"
 ends 0 "" $fathom serve --help=queue

@@ -77,7 +77,7 @@ ends 0 "" $fathom inspect --model models/demo
 grep -q 'full multi-head *512 *this model.s is 6.4 times smaller' "$dir/out" || fail "inspect compares no caches: $(cat "$dir/out")"
 ends 2 "No such file" $fathom inspect --model "$dir/nothing"
 ends 2 "expected a model folder, found a file" $fathom inspect --model Makefile
-ends 2 "--model is required" $fathom inspect
+ends 2 "no model 'nothing'" $fathom inspect nothing
 cp -r "$dir/tiny" "$dir/cut"
 truncate -s -1 "$dir/cut/model.safetensors"
 ends 2 "lie outside" $fathom inspect --model "$dir/cut"
