@@ -12,6 +12,7 @@
 
 int cmd_serve(opt_args *args);
 int cmd_generate(opt_args *args);
+int cmd_chat(opt_args *args);
 int cmd_score(opt_args *args);
 int cmd_compare(opt_args *args);
 int cmd_inspect(opt_args *args);

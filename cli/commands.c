@@ -7,6 +7,7 @@
 const cli_command commands[] = {
     {"serve", cmd_serve},
     {"generate", cmd_generate},
+    {"chat", cmd_chat},
     {"score", cmd_score},
     {"compare", cmd_compare},
     {"inspect", cmd_inspect},

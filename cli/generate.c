@@ -49,7 +49,8 @@ static void on_event(void *ud, const sched_event *ev) {
     buf_printf(&out->ids, "%s%u", out->n_tokens ? "," : "", ev->token);
     out->n_tokens++;
     size_t n = out->opts->json ? 0 : out->text.len - before;
-    token_printer_add(&out->printer, n ? out->text.data + before : "", n, ev->depth, false);
+    token_printer_count(&out->printer, ev->depth);
+    token_printer_put(&out->printer, n ? out->text.data + before : "", n, ev->depth, false);
 }
 
 /* ---- the prompt ---- */
@@ -264,6 +265,7 @@ int cmd_generate(opt_args *args) {
          "text to continue, or - for stdin without its last newline; the name of a special token "
          "in it is read as that token",
          0, 0, false},
+        OPT_DASH("--prompt"),
         {"--ids", OPT_TEXT, &opts.ids, "\"1 2 3\"", "token ids to continue, instead of --prompt", 0,
          0, false},
         {"--chat", OPT_FLAG, &opts.chat, NULL,

@@ -40,9 +40,13 @@ static void put_clean(FILE *to, const char *text, size_t n) {
     }
 }
 
-void token_printer_add(token_printer *self, const char *text, size_t n, uint32_t depth, bool dim) {
+void token_printer_count(token_printer *self, uint32_t depth) {
     self->n_tokens++;
     self->loops += depth;
+}
+
+void token_printer_put(const token_printer *self, const char *text, size_t n, uint32_t depth,
+                       bool dim) {
     if (n == 0) return;
     if (self->tint) fprintf(self->to, "%s\x1b[38;5;%dm", dim ? DIM : "", colour_of(self, depth));
     if (self->terminal) put_clean(self->to, text, n);

@@ -19,8 +19,11 @@ typedef struct {
 
 /* loops: the most of a token, as asked for; 0: the model's. */
 void token_printer_init(token_printer *self, FILE *to, const runtime *rt, uint64_t loops);
-/* Counts and prints n bytes that belong to a token of this depth. dim: not the answer itself. */
-void token_printer_add(token_printer *self, const char *text, size_t n, uint32_t depth, bool dim);
+/* Counts a token of this depth. */
+void token_printer_count(token_printer *self, uint32_t depth);
+/* Prints n bytes that belong to a token of this depth. dim: not the answer itself. */
+void token_printer_put(const token_printer *self, const char *text, size_t n, uint32_t depth,
+                       bool dim);
 /* Appends "mean depth 2.66 of 8, 67 % of loops saved". */
 void token_printer_depth(const token_printer *self, buf *out);
 /* Appends "loops: 1 2 3 4", each number in its colour; nothing without colours. */

@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""`fathom chat` by a person at a terminal: tints, editing, lines of earlier sessions, Ctrl+C and Ctrl+D.
+
+usage: terminal.py PROGRAM ENDLESS_MODEL
+ENDLESS_MODEL writes tokens for minutes. Lines are edited only where libedit is installed.
+"""
+import ctypes.util
+import os
+import pty
+import re
+import select
+import stat
+import sys
+import tempfile
+import time
+
+PATIENCE = 240  # seconds until a text that never comes is given up; judges no speed
+PROGRAM, ENDLESS = sys.argv[1:3]
+HAS_EDITOR = bool(ctypes.util.find_library("edit")) or os.path.exists("/usr/lib/x86_64-linux-gnu/libedit.so.2")
+UP, LEFT, CTRL_A, CTRL_C, CTRL_D = b"\x1b[A", b"\x1b[D", b"\x01", b"\x03", b"\x04"
+
+
+class Terminal:
+    """A program behind a pseudo-terminal."""
+
+    def __init__(self, *args, **variables):
+        env = dict(os.environ, TERM="xterm-256color", LC_ALL="C.UTF-8", **variables)
+        env.pop("NO_COLOR", None) if "NO_COLOR" not in variables else None
+        self.args = args
+        self.text = b""
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execvpe(PROGRAM, [PROGRAM, "chat", *args], env)
+
+    def read(self, seconds):
+        if not select.select([self.fd], [], [], seconds)[0]:
+            return True
+        try:
+            data = os.read(self.fd, 65536)
+        except OSError:  # the program has closed the terminal
+            return False
+        self.text += data
+        return bool(data)
+
+    def until(self, pattern):
+        """Waits for the pattern; returns the text up to its end, which is taken away."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            found = re.search(pattern, self.text)
+            if found:
+                text, self.text = self.text[: found.end()], self.text[found.end() :]
+                return text.decode(errors="replace")
+            if not self.read(0.2):
+                break
+        sys.exit(f"FAIL {self.args}: never came: {pattern!r}; there is {self.text!r}")
+
+    def send(self, data):
+        os.write(self.fd, data)
+
+    def ends(self):
+        while self.read(PATIENCE):
+            pass
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def check(right, what):
+    if not right:
+        sys.exit(f"FAIL {what}")
+    print(f"ok   {what}")
+
+
+state = tempfile.mkdtemp()
+history = os.path.join(state, "fathom", "chat_history")
+FIGURES = rb"seed \d+[^\n]*\n"
+PROMPT = rb">>> "
+
+# The question's last word is mended with the cursor keys before it is sent.
+term = Terminal("models/demo", "--device", "cpu", "--max-tokens", "24", XDG_STATE_HOME=state)
+text = term.until(PROMPT)
+check("\x1b[38;5;39m1\x1b[0m" in text and "\x1b[38;5;196m8\x1b[0m" in text, "a legend says which colour is how many loops")
+term.send(b"Who made the sea" + (LEFT * 3 + b"\x0b" + b"world?" if HAS_EDITOR else b"") + b"\r")
+text = term.until(FIGURES)
+check(len(re.findall(r"\x1b\[38;5;\d+m", text)) > 3, "the tokens of an answer are tinted")
+check(re.search(r"\x1b\[2m\d+ tokens?, (stop|length), mean depth [\d.]+ of 8, \d+ % of loops saved, \d+ tokens/s, seed \d+\x1b\[0m", text), "a dim line tells what the answer cost")
+first = re.findall(r"seed (\d+)", text)[-1]
+term.until(PROMPT)
+term.send(b"/again\r")
+check(re.findall(r"seed (\d+)", term.until(FIGURES))[-1] != first, "/again shows another seed")
+term.until(PROMPT)
+term.send(b"/history\r")
+text = term.until(rb"assistant: [^\n]*\n")
+check("user: Who made the " + ("world?" if HAS_EDITOR else "sea") in text, "a line is edited before it is sent")
+term.until(PROMPT)
+term.send(b"a question that is not meant" + CTRL_C)
+term.until(rb"Ctrl\+C again[^\n]*\n")
+term.until(PROMPT)
+term.send(b"/show\r")
+text = term.until(rb"messages  *2\r?\n")
+check("not meant" not in text.split("/show")[-1], "Ctrl+C drops the line that was begun, and the program goes on")
+term.until(PROMPT)
+term.send(CTRL_C)
+term.until(rb"Ctrl\+C again[^\n]*\n")
+term.until(PROMPT)
+term.send(CTRL_C)
+check(term.ends() == 0, "Ctrl+C twice ends")
+
+if HAS_EDITOR:
+    check(stat.S_IMODE(os.stat(history).st_mode) == 0o600, "the lines are kept for this user alone")
+    kept = open(history).read().splitlines()
+    check(kept == ["Who made the world?", "/again", "/history", "/show"], f"the lines are kept: {kept}")
+
+# Another session finds them, and Ctrl+D ends.
+term = Terminal("models/demo", "--device", "cpu", "--max-tokens", "24", XDG_STATE_HOME=state, NO_COLOR="1")
+text = term.until(PROMPT)
+if HAS_EDITOR:
+    term.send(UP * 4 + b"\r")
+    text = term.until(FIGURES)
+    check("Who made the world?" in text, "lines of an earlier session come back")
+    check("\x1b[38;5" not in text and "\x1b[2m" not in text, "NO_COLOR takes the colours away")
+    term.until(PROMPT)
+term.send(b'"""\r')
+term.until(rb"\.\.\. ")
+term.send(b"one\r")
+term.until(rb"\.\.\. ")
+term.send(b'two\r')
+term.until(rb"\.\.\. ")
+term.send(b'"""\r')
+term.until(FIGURES)
+term.until(PROMPT)
+term.send(b"/history\r")
+check(re.search(r"user: one\r?\ntwo\r?\n", term.until(rb"two\r?\nassistant: ")), "lines between marks are one entry")
+term.until(PROMPT)
+term.send(CTRL_D)
+check(term.ends() == 0, "Ctrl+D ends")
+
+# An answer without end is stopped, and the conversation goes on.
+term = Terminal(ENDLESS, "--device", "cpu", "--max-tokens", "300000", XDG_STATE_HOME=state)
+term.until(PROMPT)
+term.send(b"1 2 3\r")
+term.until(rb"\x1b\[38;5;\d+m \d+")
+term.send(CTRL_C)
+check(re.search(r"\d+ tokens?, stopped, mean depth", term.until(FIGURES)), "Ctrl+C stops the answer, not the program")
+term.until(PROMPT)
+term.send(b"/max-tokens 2\r")
+term.until(PROMPT)
+term.send(b"4\r")
+check("2 tokens, length" in term.until(FIGURES), "the next question is answered")
+term.until(PROMPT)
+term.send(b"/exit\r")
+check(term.ends() == 0, "/exit ends")
