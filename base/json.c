@@ -283,3 +283,12 @@ void buf_json_string(buf *out, const char *text, size_t n) {
 void buf_json_text(buf *out, const char *text) {
     buf_json_string(out, text, strlen(text));
 }
+
+void buf_json_float(buf *out, float value) {
+    char text[32];
+    for (int digits = 6; digits <= 9; digits++) {
+        (void)snprintf(text, sizeof text, "%.*g", digits, (double)value);
+        if (strtof(text, NULL) == value) break;
+    }
+    buf_puts(out, text);
+}

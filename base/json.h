@@ -35,5 +35,6 @@ const char *json_c_string(const json_t *value);
 void buf_json_string(buf *out, const char *text, size_t n);
 void buf_json_escaped(buf *out, const char *text, size_t n); /* without the quotes */
 void buf_json_text(buf *out, const char *text);              /* quoted, from a C string */
+void buf_json_float(buf *out, float value); /* finite; the fewest digits that read back as it */
 
 #endif

@@ -1,5 +1,6 @@
 /* describe.c - see describe.h. */
 #include "cli/describe.h"
+#include "base/json.h"
 #include "engine/backend.h"
 
 #include <stdio.h>
@@ -20,8 +21,9 @@ void describe_plan(buf *out, const model_plan *plan, exit_rule rule, float thres
 void describe_plan_json(buf *out, const model_plan *plan, exit_rule rule, float threshold) {
     buf_printf(out, "\"family\":\"%s\",\"core_layers\":%u,\"exit\":{\"rule\":\"%s\",\"threshold\":",
                plan_family_name(plan), plan->n_core, exit_rule_name(rule));
-    if (rule == EXIT_FIXED) buf_puts(out, "null}");
-    else buf_printf(out, "%.9g}", (double)exit_rule_written(rule, threshold));
+    if (rule == EXIT_FIXED) buf_puts(out, "null");
+    else buf_json_float(out, exit_rule_written(rule, threshold));
+    buf_puts(out, "}");
 }
 
 void describe_runtime(buf *out, const runtime *rt) {

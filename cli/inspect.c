@@ -320,8 +320,10 @@ static void json_exit(const model_plan *plan, buf *out) {
     buf_printf(out, "],\"loops\":{\"default\":%u,\"least\":%u,\"most\":%u,\"capped\":%s},",
                plan->loops_default, plan->loops_least ? plan->loops_least : 1,
                plan_loops_ceiling(plan), plan->loops_cap ? "true" : "false");
-    if (plan->exit == EXIT_ACT)
-        buf_printf(out, "\"act_threshold\":%.9g,", (double)plan->exit_threshold);
+    if (plan->exit != EXIT_ACT) return;
+    buf_puts(out, "\"act_threshold\":");
+    buf_json_float(out, plan->exit_threshold);
+    buf_puts(out, ",");
 }
 
 static void json_model(const folder_facts *facts, buf *out) {

@@ -202,12 +202,8 @@ void model__write_eos(buf *out, const model_plan *plan) {
 }
 
 void model__write_real(buf *out, const char *key, float value) {
-    char text[32];
-    for (int digits = 6; digits <= 9; digits++) {
-        (void)snprintf(text, sizeof text, "%.*g", digits, (double)value);
-        if (strtof(text, NULL) == value) break;
-    }
-    buf_printf(out, "  \"%s\": %s", key, text);
+    buf_printf(out, "  \"%s\": ", key);
+    buf_json_float(out, value);
 }
 
 /* ---- the family ---- */

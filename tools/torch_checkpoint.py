@@ -13,6 +13,7 @@ import os
 import pickle
 import struct
 import sys
+import time
 import zipfile
 
 try:
@@ -201,6 +202,35 @@ def tensors_of(state, where, leave_out):
 
 # ---- writing ----
 
+class Progress:
+    """How much of the work is done, on stderr: a line that is redrawn on a terminal, else one every 10 s.
+    Nothing in the first second."""
+
+    def __init__(self, what, total, out=sys.stderr, now=time.monotonic):
+        self.what, self.total, self.out, self.now = what, total, out, now
+        self.done, self.drawn = 0, False
+        self.redraws = out.isatty()
+        self.started = now()
+        self.next = self.started + (1 if self.redraws else 10)
+
+    def add(self, n):
+        self.done += n
+        now = self.now()
+        if now < self.next:
+            return
+        self.next = now + (0.2 if self.redraws else 10)
+        left = (self.total - self.done) * (now - self.started) / max(self.done, 1)
+        text = (f"{self.what}: {100 * self.done / max(self.total, 1):.0f} % of {self.total / 1e9:.1f} GB, "
+                + (f"{max(left, 1):.0f} s left" if left < 60 else f"{left / 60:.0f} min left"))
+        self.out.write(f"\r\x1b[K{text}" if self.redraws else text + "\n")
+        self.out.flush()
+        self.drawn = True
+
+    def stop(self):
+        if self.drawn and self.redraws:
+            self.out.write("\r\x1b[K")
+
+
 def write_bytes(f, tensor):
     """The values as they lie in memory, without numpy and without a copy."""
     n = tensor.numel() * tensor.element_size()
@@ -220,8 +250,14 @@ def write_safetensors(path, tensors, dtype):
     text += b" " * (-(8 + len(text)) % 64)
     with open(path + ".part", "wb") as f:
         f.write(struct.pack("<Q", len(text)) + text)
-        for tensor in tensors.values():
-            write_bytes(f, tensor.to(dtype or tensor.dtype).contiguous())
+        progress = Progress("writing " + os.path.basename(path), at)
+        try:
+            for tensor in tensors.values():
+                kind = dtype or tensor.dtype
+                write_bytes(f, tensor.to(kind).contiguous())
+                progress.add(tensor.numel() * torch.empty(0, dtype=kind).element_size())
+        finally:
+            progress.stop()
         f.flush()
         os.fsync(f.fileno())
     os.replace(path + ".part", path)

@@ -25,6 +25,32 @@ echo '[[1,2,3,4,5,6,7,8,9,10,11,12],[90,20,30]]' >"$dir/ouro_ids.json"
 score --model $golden --ids "$dir/ids.json" >"$dir/expected"
 convert() { "$python" tools/convert_openmythos.py "$@"; }
 
+# Long work is told of: nothing for a second, then one line redrawn on a terminal, else one every 10 s.
+"$python" - <<'END' || fail "progress"
+import io, sys
+sys.path.insert(0, "tools")
+from torch_checkpoint import Progress
+
+def told(terminal, seconds):
+    class Screen(io.StringIO):
+        def isatty(self):
+            return terminal
+    clock, out = [0.0], Screen()
+    progress = Progress("writing x", 2_000_000_000, out, lambda: clock[0])
+    for _ in range(int(seconds * 10)):
+        clock[0] += 0.1
+        progress.add(int(2_000_000_000 / seconds / 10))
+    progress.stop()
+    return out.getvalue()
+
+assert told(True, 0.9) == told(False, 0.9) == told(False, 9) == ""
+lines = told(False, 25).splitlines()
+assert lines == ["writing x: 40 % of 2.0 GB, 15 s left", "writing x: 80 % of 2.0 GB, 5 s left"], lines
+redrawn = told(True, 5)
+assert "\n" not in redrawn and 15 <= redrawn.count("writing x") <= 25 and redrawn.endswith("\r\x1b[K"), redrawn
+END
+echo "ok progress"
+
 forms="training dict_cfg bare ddp fsdp legacy parameters beside namespace more evil_beside"
 [ -e "$dir/numpy_cfg.pt" ] && forms="$forms numpy_cfg"
 for form in $forms; do
