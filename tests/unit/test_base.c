@@ -176,6 +176,22 @@ Test(base, a_json_string_escapes_what_must_be_and_replaces_what_is_not_utf8) {
     buf_deinit(&text);
 }
 
+Test(base, a_float_has_the_fewest_digits_that_read_back) {
+    const struct {
+        float value;
+        const char *text;
+    } rows[] = {{0.99f, "0.99"}, {0.1f, "0.1"},           {1e-6f, "1e-06"},
+                {3, "3"},        {-0.5f, "-0.5"},         {16777216.0f, "16777216"},
+                {0, "0"},        {1 / 3.0f, "0.33333334"}};
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        buf out = {0};
+        buf_json_float(&out, rows[i].value);
+        cr_assert_str_eq(out.data, rows[i].text);
+        cr_assert(strtof(out.data, NULL) == rows[i].value);
+        buf_deinit(&out);
+    }
+}
+
 Test(base, a_full_queue_refuses_and_an_empty_one_says_so) {
     queue *fifo;
     err e = {0};
