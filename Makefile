@@ -87,7 +87,7 @@ ifneq ($(file <$(B)/commit),$(COMMIT))
 $(file >$(B)/commit,$(COMMIT))
 endif
 
-LIBS   := $(SYSROOT_LIBS) -lmicrohttpd -luv -ljansson -lpcre2-8 -lutf8proc -lcurl -lm -ldl -pthread
+LIBS   := $(SYSROOT_LIBS) -lmicrohttpd -luv -ljansson -lpcre2-8 -lutf8proc -lm -ldl -pthread
 
 ROOMS    := base model text engine scheduler runtime api server loadgen cli
 # The CUDA plug-in is built apart: engine/cuda/cuda.mk.

@@ -1,10 +1,10 @@
 /* command.c - `fathom bench`: checks options, and sets the exit status. */
 #include "base/size.h"
+#include "loadgen/curl_internal.h"
 #include "loadgen/flags_internal.h"
 #include "loadgen/loadgen.h"
 #include "loadgen/loadgen_internal.h"
 
-#include <curl/curl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -266,6 +266,13 @@ static int read_opts(bench_opts *opts, bench_flags *flags, buf *base, buf *url, 
     return check_metadata(&flags->metadata, e) != 0 ? -1 : read_extra(opts, flags->extra_body, e);
 }
 
+static int run(const bench_flags *flags, bench_opts *opts, err *e) {
+    if (bench_curl_open(e) != 0) return -1;
+    int rc = bench_steps(flags, opts, e);
+    bench_curl_close();
+    return rc;
+}
+
 int cmd_bench(opt_args *args) {
     bench_flags flags = bench_flags_default();
     opt_args repeated = *args;
@@ -281,12 +288,10 @@ int cmd_bench(opt_args *args) {
     if (rc == 0) {
         bench_say_ignored(&flags);
         flags.detailed = flags.detailed && (flags.save || flags.append || flags.result_file);
-        curl_global_init(CURL_GLOBAL_DEFAULT);
         rc = read_opts(&opts, &flags, &base, &url, &e);
         if (rc == 0) rc = read_headers(&opts, &flags, lines, &e);
-        if (rc == 0) rc = bench_steps(&flags, &opts, &e);
+        if (rc == 0) rc = run(&flags, &opts, &e);
         status = rc == 0 ? 0 : opt_fail(&e);
-        curl_global_cleanup();
     }
     json_decref(opts.extra_body);
     for (size_t i = 0; i < OPT_LIST_MAX; i++)

@@ -86,7 +86,7 @@ static size_t on_bytes(char *bytes, size_t size, size_t n, void *ud) {
     conn->now_ns = clock_ns();
     conn->run->bytes += n;
     if (conn->req->status == 0)
-        curl_easy_getinfo(conn->easy, CURLINFO_RESPONSE_CODE, &conn->req->status);
+        libcurl.easy_getinfo(conn->easy, CURLINFO_RESPONSE_CODE, &conn->req->status);
     if (conn->req->status != 200) {
         size_t room = REFUSAL_BYTES - conn->refusal.len;
         buf_append(&conn->refusal, bytes, n < room ? n : room);
@@ -100,20 +100,20 @@ static size_t on_bytes(char *bytes, size_t size, size_t n, void *ud) {
 /* ---- the handle ---- */
 
 void bench_conn_common(CURL *easy, const bench_opts *opts) {
-    curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
-    curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
-    curl_easy_setopt(easy, CURLOPT_NOPROXY, "*"); /* measure the server, not a proxy */
-    curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, 30000L);
-    curl_easy_setopt(easy, CURLOPT_USERAGENT, "fathom-bench/" FATHOM_VERSION);
+    libcurl.easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+    libcurl.easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    libcurl.easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
+    libcurl.easy_setopt(easy, CURLOPT_NOPROXY, "*"); /* measure the server, not a proxy */
+    libcurl.easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, 30000L);
+    libcurl.easy_setopt(easy, CURLOPT_USERAGENT, "fathom-bench/" FATHOM_VERSION);
     if (opts->insecure) {
-        curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, 0L);
-        curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, 0L);
+        libcurl.easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, 0L);
+        libcurl.easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, 0L);
     }
 }
 
 static int add_header(struct curl_slist **list, const char *line) {
-    struct curl_slist *grown = curl_slist_append(*list, line);
+    struct curl_slist *grown = libcurl.slist_append(*list, line);
     if (grown == NULL) return -1;
     *list = grown;
     return 0;
@@ -123,7 +123,7 @@ static int add_header(struct curl_slist **list, const char *line) {
 static int set_headers(bench_conn *conn, size_t i) {
     const bench_opts *opts = conn->opts;
     if (conn->headers && opts->request_id_prefix == NULL) return 0;
-    curl_slist_free_all(conn->headers);
+    libcurl.slist_free_all(conn->headers);
     conn->headers = NULL;
     int rc = add_header(&conn->headers, "Content-Type: application/json");
     rc |= add_header(&conn->headers, "Accept: text/event-stream");
@@ -135,7 +135,7 @@ static int set_headers(bench_conn *conn, size_t i) {
         (void)snprintf(line, sizeof line, "X-Request-Id: %s%zu", opts->request_id_prefix, i);
         rc |= add_header(&conn->headers, line);
     }
-    curl_easy_setopt(conn->easy, CURLOPT_HTTPHEADER, conn->headers);
+    libcurl.easy_setopt(conn->easy, CURLOPT_HTTPHEADER, conn->headers);
     return rc;
 }
 
@@ -146,16 +146,16 @@ int bench_conn_create(bench_conn **out, const bench_opts *opts, bench_run *run, 
     conn->opts = opts;
     conn->run = run;
     conn->refusal.max = REFUSAL_BYTES;
-    conn->easy = curl_easy_init();
+    conn->easy = libcurl.easy_init();
     if (conn->easy == NULL) goto fail_easy;
     bench_conn_common(conn->easy, opts);
-    curl_easy_setopt(conn->easy, CURLOPT_URL, opts->url);
-    curl_easy_setopt(conn->easy, CURLOPT_POST, 1L);
-    curl_easy_setopt(conn->easy, CURLOPT_WRITEFUNCTION, on_bytes);
-    curl_easy_setopt(conn->easy, CURLOPT_WRITEDATA, conn);
-    curl_easy_setopt(conn->easy, CURLOPT_PRIVATE, conn);
-    curl_easy_setopt(conn->easy, CURLOPT_TIMEOUT_MS, (long)(opts->request_timeout_s * 1e3));
-    curl_easy_setopt(conn->easy, CURLOPT_ACCEPT_ENCODING, NULL);
+    libcurl.easy_setopt(conn->easy, CURLOPT_URL, opts->url);
+    libcurl.easy_setopt(conn->easy, CURLOPT_POST, 1L);
+    libcurl.easy_setopt(conn->easy, CURLOPT_WRITEFUNCTION, on_bytes);
+    libcurl.easy_setopt(conn->easy, CURLOPT_WRITEDATA, conn);
+    libcurl.easy_setopt(conn->easy, CURLOPT_PRIVATE, conn);
+    libcurl.easy_setopt(conn->easy, CURLOPT_TIMEOUT_MS, (long)(opts->request_timeout_s * 1e3));
+    libcurl.easy_setopt(conn->easy, CURLOPT_ACCEPT_ENCODING, NULL);
     *out = conn;
     return 0;
 fail_easy:
@@ -166,8 +166,8 @@ fail_conn:
 
 void bench_conn_destroy(bench_conn *conn) {
     if (conn == NULL) return;
-    curl_easy_cleanup(conn->easy);
-    curl_slist_free_all(conn->headers);
+    libcurl.easy_cleanup(conn->easy);
+    libcurl.slist_free_all(conn->headers);
     buf_deinit(&conn->body);
     buf_deinit(&conn->refusal);
     buf_deinit(&conn->sse.held);
@@ -181,8 +181,8 @@ int bench_conn_prepare(bench_conn *conn, bench_req *req, size_t number, err *e) 
     if (bench_plan_body(conn->opts, req, &conn->body, e) != 0) return -1;
     if (set_headers(conn, number) != 0)
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for headers");
-    curl_easy_setopt(conn->easy, CURLOPT_POSTFIELDS, conn->body.data);
-    curl_easy_setopt(conn->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)conn->body.len);
+    libcurl.easy_setopt(conn->easy, CURLOPT_POSTFIELDS, conn->body.data);
+    libcurl.easy_setopt(conn->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)conn->body.len);
     conn->req->outcome = BENCH_RUNNING;
     return 0;
 }
@@ -205,11 +205,12 @@ void bench_conn_finish(bench_conn *conn, CURLcode rc) {
     bench_req *req = conn->req;
     req->end_ns = clock_ns();
     if (req->outcome == BENCH_CANCELLED) return;
-    curl_easy_getinfo(conn->easy, CURLINFO_RESPONSE_CODE, &req->status);
+    libcurl.easy_getinfo(conn->easy, CURLINFO_RESPONSE_CODE, &req->status);
     if (rc == CURLE_WRITE_ERROR && req->error[0]) {
         /* this client hung up; the cause is recorded */
     } else if (rc != CURLE_OK) {
-        fail(req, "%s%s", req->status == 200 ? "the stream was cut: " : "", curl_easy_strerror(rc));
+        fail(req, "%s%s", req->status == 200 ? "the stream was cut: " : "",
+             libcurl.easy_strerror(rc));
     } else if (req->status != 200) {
         name_refusal(conn);
     } else if (!req->answered) {

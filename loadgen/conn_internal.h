@@ -4,9 +4,8 @@
 #ifndef FATHOM_BENCH_CONN_H
 #define FATHOM_BENCH_CONN_H
 
+#include "loadgen/curl_internal.h"
 #include "loadgen/loadgen_internal.h"
-
-#include <curl/curl.h>
 
 typedef struct bench_conn bench_conn;
 struct bench_conn {

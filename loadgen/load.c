@@ -69,7 +69,7 @@ static void on_socket(uv_poll_t *poll, int status, int events) {
     if (events & UV_READABLE) flags |= CURL_CSELECT_IN;
     if (events & UV_WRITABLE) flags |= CURL_CSELECT_OUT;
     int running = load->in_multi;
-    curl_multi_socket_action(load->multi, watch->fd, flags, &running);
+    libcurl.multi_socket_action(load->multi, watch->fd, flags, &running);
     if (running != load->in_multi || load->kick) settle(load);
 }
 
@@ -83,7 +83,7 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *ud, void
     watched *watch = assigned;
     if (what == CURL_POLL_REMOVE) {
         if (watch == NULL) return 0;
-        curl_multi_assign(load->multi, fd, NULL);
+        libcurl.multi_assign(load->multi, fd, NULL);
         uv_close((uv_handle_t *)&watch->poll, free_watched);
         return 0;
     }
@@ -97,7 +97,7 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *ud, void
             return -1;
         }
         watch->poll.data = watch;
-        curl_multi_assign(load->multi, fd, watch);
+        libcurl.multi_assign(load->multi, fd, watch);
     }
     int events = (what & CURL_POLL_IN ? UV_READABLE : 0) | (what & CURL_POLL_OUT ? UV_WRITABLE : 0);
     return uv_poll_start(&watch->poll, events, on_socket) == 0 ? 0 : -1;
@@ -148,7 +148,7 @@ static int start_one(load_state *load) {
     if (bench_conn_prepare(conn, req, load->next, &load->error) != 0) return -1;
     /* Latency counts from the scheduled time, or from the time the slot became free. */
     req->start_ns = req->due_ns > load->slot_free_ns ? req->due_ns : load->slot_free_ns;
-    if (curl_multi_add_handle(load->multi, conn->easy) != CURLM_OK) {
+    if (libcurl.multi_add_handle(load->multi, conn->easy) != CURLM_OK) {
         return err_set(&load->error, ERR_INTERNAL, NULL, "libcurl did not start a transfer");
     }
     load->in_multi++;
@@ -193,7 +193,7 @@ static int start_probe(load_state *load) {
         return err_set(&load->error, ERR_NO_MEMORY, NULL, "out of memory for a probe");
     }
     req->due_ns = req->start_ns = load->next_probe_ns;
-    if (curl_multi_add_handle(load->multi, conn->easy) != CURLM_OK) {
+    if (libcurl.multi_add_handle(load->multi, conn->easy) != CURLM_OK) {
         return err_set(&load->error, ERR_INTERNAL, NULL, "libcurl did not start a transfer");
     }
     load->in_multi++;
@@ -242,7 +242,7 @@ static void start_due(load_state *load) {
 }
 
 static void end_one(load_state *load, bench_conn *conn, CURLcode rc) {
-    curl_multi_remove_handle(load->multi, conn->easy);
+    libcurl.multi_remove_handle(load->multi, conn->easy);
     bench_conn_finish(conn, rc);
     conn->next_free = load->free_conns;
     load->free_conns = conn;
@@ -260,10 +260,10 @@ static bool end_finished(load_state *load) {
     bool any = false;
     int left;
     CURLMsg *msg;
-    while ((msg = curl_multi_info_read(load->multi, &left)) != NULL) {
+    while ((msg = libcurl.multi_info_read(load->multi, &left)) != NULL) {
         if (msg->msg != CURLMSG_DONE) continue;
         char *private = NULL;
-        curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE, &private);
+        libcurl.easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE, &private);
         end_one(load, (bench_conn *)(void *)private, msg->data.result);
         any = true;
     }
@@ -277,7 +277,7 @@ static void settle(load_state *load) {
         if (end_finished(load) || i == 0) start_due(load);
         if (load->failed || !load->kick) break;
         load->kick = false;
-        curl_multi_socket_action(load->multi, CURL_SOCKET_TIMEOUT, 0, &load->in_multi);
+        libcurl.multi_socket_action(load->multi, CURL_SOCKET_TIMEOUT, 0, &load->in_multi);
     }
     if (load->kick) uv_timer_start(&load->curl_timer, on_curl_timer, 1, 0);
     end_finished(load);
@@ -332,14 +332,14 @@ static void raise_limit(void) {
 }
 
 static int open_multi(load_state *load, err *e) {
-    load->multi = curl_multi_init();
+    load->multi = libcurl.multi_init();
     if (load->multi == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for libcurl");
-    curl_multi_setopt(load->multi, CURLMOPT_SOCKETFUNCTION, on_curl_socket);
-    curl_multi_setopt(load->multi, CURLMOPT_SOCKETDATA, load);
-    curl_multi_setopt(load->multi, CURLMOPT_TIMERFUNCTION, on_curl_timeout);
-    curl_multi_setopt(load->multi, CURLMOPT_TIMERDATA, load);
-    curl_multi_setopt(load->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING);
-    curl_multi_setopt(load->multi, CURLMOPT_MAXCONNECTS, 100000L);
+    libcurl.multi_setopt(load->multi, CURLMOPT_SOCKETFUNCTION, on_curl_socket);
+    libcurl.multi_setopt(load->multi, CURLMOPT_SOCKETDATA, load);
+    libcurl.multi_setopt(load->multi, CURLMOPT_TIMERFUNCTION, on_curl_timeout);
+    libcurl.multi_setopt(load->multi, CURLMOPT_TIMERDATA, load);
+    libcurl.multi_setopt(load->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING);
+    libcurl.multi_setopt(load->multi, CURLMOPT_MAXCONNECTS, 100000L);
     return 0;
 }
 
@@ -361,11 +361,11 @@ static int open_loop(load_state *load, err *e) {
 
 static void close_all(load_state *load) {
     for (size_t i = 0; i < load->n_conns; i++) {
-        curl_multi_remove_handle(load->multi, load->conns[i]->easy);
+        libcurl.multi_remove_handle(load->multi, load->conns[i]->easy);
         bench_conn_destroy(load->conns[i]);
     }
     free(load->conns);
-    curl_multi_cleanup(load->multi);
+    libcurl.multi_cleanup(load->multi);
     uv_walk(&load->loop, close_handle, NULL);
     uv_run(&load->loop, UV_RUN_DEFAULT);
     uv_loop_close(&load->loop);
@@ -421,7 +421,7 @@ int bench_load(bench_plan *plan, const bench_opts *opts, bench_run *run, err *e)
     free(load);
     return rc;
 fail_loop:
-    curl_multi_cleanup(load->multi);
+    libcurl.multi_cleanup(load->multi);
 fail_multi:
     close(load->timer_fd);
 fail_timer:
@@ -438,12 +438,12 @@ static size_t keep(char *bytes, size_t size, size_t n, void *ud) {
 
 int bench_get(const bench_opts *opts, const char *path, buf *out, long *status, err *e) {
     *status = 0;
-    CURL *easy = curl_easy_init();
+    CURL *easy = libcurl.easy_init();
     buf url = {0};
     struct curl_slist *headers = NULL;
     buf_printf(&url, "%s%s", opts->base_url, path);
     for (size_t k = 0; k < opts->n_headers; k++) {
-        struct curl_slist *grown = curl_slist_append(headers, opts->headers[k]);
+        struct curl_slist *grown = libcurl.slist_append(headers, opts->headers[k]);
         if (grown) headers = grown;
     }
     int rc = -1;
@@ -451,18 +451,19 @@ int bench_get(const bench_opts *opts, const char *path, buf *out, long *status, 
         err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
     } else {
         bench_conn_common(easy, opts);
-        curl_easy_setopt(easy, CURLOPT_URL, url.data);
-        curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
-        curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, keep);
-        curl_easy_setopt(easy, CURLOPT_WRITEDATA, out);
-        curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, 30000L);
-        CURLcode got = curl_easy_perform(easy);
-        if (got != CURLE_OK) err_set(e, ERR_IO, NULL, "%s: %s", url.data, curl_easy_strerror(got));
-        else curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, status);
+        libcurl.easy_setopt(easy, CURLOPT_URL, url.data);
+        libcurl.easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
+        libcurl.easy_setopt(easy, CURLOPT_WRITEFUNCTION, keep);
+        libcurl.easy_setopt(easy, CURLOPT_WRITEDATA, out);
+        libcurl.easy_setopt(easy, CURLOPT_TIMEOUT_MS, 30000L);
+        CURLcode got = libcurl.easy_perform(easy);
+        if (got != CURLE_OK)
+            err_set(e, ERR_IO, NULL, "%s: %s", url.data, libcurl.easy_strerror(got));
+        else libcurl.easy_getinfo(easy, CURLINFO_RESPONSE_CODE, status);
         rc = got == CURLE_OK ? 0 : -1;
     }
-    curl_easy_cleanup(easy);
-    curl_slist_free_all(headers);
+    libcurl.easy_cleanup(easy);
+    libcurl.slist_free_all(headers);
     buf_deinit(&url);
     return rc;
 }

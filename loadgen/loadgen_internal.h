@@ -8,6 +8,7 @@
  *   prompt.c  prompts and lengths: random, from a file, after a trace
  *   dataset.c vLLM's other data sets: sharegpt, sonnet, prefix_repetition
  *   load.c    the loop: libuv drives libcurl's multi-socket interface
+ *   curl.c    libcurl, loaded at run time
  *   conn.c    one transfer: sends a request, reads the events of its answer
  *   sse.c     reads the chunks of a stream in place, without malloc
  *   stats.c   percentiles, goodput, peaks

@@ -855,6 +855,22 @@ test("--rates ends at a rate where every request fails, and still tells of those
     );
 });
 
+test("only a benchmark that runs needs libcurl, and says how to get it", async () => {
+    assert.doesNotMatch(spawnSync("ldd", [fathom], { encoding: "utf8" }).stdout, /curl|ssl|krb5/);
+    const none = mkdtempSync(join(tmpdir(), "fathom-no-curl-"));
+    try {
+        for (const name of ["libcurl.so.4", "libcurl-gnutls.so.4"]) writeFileSync(join(none, name), "");
+        const env = { LD_LIBRARY_PATH: none };
+        const r = await bench(["--num-prompts", "1", ...small], { env });
+        assert.equal(r.code, 1);
+        assert.match(r.errors, /fathom bench needs libcurl \(Debian: apt install libcurl4\): .*file too short/);
+        assert.equal((await bench(["--help"], { env })).code, 0);
+        assert.equal((await bench(["--nonsense"], { env })).code, 2);
+    } finally {
+        rmSync(none, { recursive: true, force: true });
+    }
+});
+
 test("bad usage is named and ends with status 2", async () => {
     const rows = [
         [["--nonsense"], /unknown option '--nonsense'/],
