@@ -4,33 +4,41 @@
 
 #include <string.h>
 
-#define ASSET(symbol, file) EMBED(srv__asset_##symbol, "server/web/" file)
+/* The files: symbol, name, type. */
+#define FILES(X)                                                                                   \
+    X(index, "index.html", HTML)                                                                   \
+    X(app, "app.js", JS)                                                                           \
+    X(chat, "chat.js", JS)                                                                         \
+    X(compare, "compare.js", JS)                                                                   \
+    X(core, "core.js", JS)                                                                         \
+    X(depth, "depth.js", JS)                                                                       \
+    X(follow, "follow.js", JS)                                                                     \
+    X(form, "form.js", JS)                                                                         \
+    X(model, "model.js", JS)                                                                       \
+    X(picture, "picture.js", JS)                                                                   \
+    X(poll, "poll.js", JS)                                                                         \
+    X(pool, "pool.js", JS)                                                                         \
+    X(ramp, "ramp.js", JS)                                                                         \
+    X(stream, "stream.js", JS)                                                                     \
+    X(strip, "strip.js", JS)                                                                       \
+    X(theme, "theme.js", JS)                                                                       \
+    X(view, "view.js", JS)                                                                         \
+    X(style, "style.css", CSS)                                                                     \
+    X(icon, "favicon.svg", SVG)
 
-ASSET(index, "index.html");
-ASSET(app, "app.js");
-ASSET(core, "core.js");
-ASSET(pool, "pool.js");
-ASSET(theme, "theme.js");
-ASSET(style, "style.css");
-ASSET(icon, "favicon.svg");
-
-#define JS "text/javascript; charset=utf-8"
 #define HTML "text/html; charset=utf-8"
+#define JS "text/javascript; charset=utf-8"
+#define CSS "text/css; charset=utf-8"
+#define SVG "image/svg+xml"
 
-static const unsigned char *const ends[] = {
-    srv__asset_index_end, srv__asset_index_end, srv__asset_app_end,   srv__asset_core_end,
-    srv__asset_pool_end,  srv__asset_theme_end, srv__asset_style_end, srv__asset_icon_end,
-};
-static srv_asset files[] = {
-    {"/", HTML, srv__asset_index, 0},
-    {"/index.html", HTML, srv__asset_index, 0},
-    {"/app.js", JS, srv__asset_app, 0},
-    {"/core.js", JS, srv__asset_core, 0},
-    {"/pool.js", JS, srv__asset_pool, 0},
-    {"/theme.js", JS, srv__asset_theme, 0},
-    {"/style.css", "text/css; charset=utf-8", srv__asset_style, 0},
-    {"/favicon.svg", "image/svg+xml", srv__asset_icon, 0},
-};
+#define TAKE_IN(symbol, file, type) EMBED(srv__asset_##symbol, "server/web/" file);
+FILES(TAKE_IN)
+
+#define END(symbol, file, type) srv__asset_##symbol##_end,
+#define ROW(symbol, file, type) {"/" file, type, srv__asset_##symbol, 0},
+
+static const unsigned char *const ends[] = {srv__asset_index_end, FILES(END)};
+static srv_asset files[] = {{"/", HTML, srv__asset_index, 0}, FILES(ROW)};
 enum { N_FILES = sizeof files / sizeof files[0] };
 _Static_assert(sizeof ends / sizeof ends[0] == N_FILES, "one end per file");
 

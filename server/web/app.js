@@ -1,384 +1,482 @@
-// The page: sends a prompt, streams the answer and colours each token by its depth. pool.js
-// shows the state of the server; core.js holds all code that needs no document.
-import { depthStep, EventSplitter, planWords, readChunk, requestBody, short, thresholdScale } from "./core.js";
+// The page: wires the form, the answers and the view of the server together.
+import { Conversation } from "./chat.js";
+import { Columns, tailOf } from "./compare.js";
+import { parseIds, plural, planWords, thresholdRange } from "./core.js";
+import { colours, scale, setTrained, startTheme } from "./depth.js";
+import { curlOf, Form, readLink, requestBody, writeLink } from "./form.js";
+import { fetchCard } from "./model.js";
+import { download, layOut, measurer, toCanvas, toSvg } from "./picture.js";
 import { startPool } from "./pool.js";
+import { stream } from "./stream.js";
+import { startStrip, Strip } from "./strip.js";
+import { AnswerView, button, make } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 const state = {
-    model: null,
-    most: 16, // end of the depth scale: the default most loops, or the depth of a deeper token
-    knowsMost: false,
-    abort: null,
-    tokens: [], // depth of each token of the shown answer
+    model: null, // of model.js; null while there is none
+    retry: true, // whether asking for the model again may help
+    chosen: false, // whether the kind of the beginning was chosen: a server that comes back changes nothing
+    abort: null, // of the answers that come now
+    finding: null,
 };
-
-// ---- theme ----
-
-const dark = matchMedia("(prefers-color-scheme: dark)");
-function isDark() {
-    const chosen = document.documentElement.dataset.theme;
-    return chosen ? chosen === "dark" : dark.matches;
-}
-function showTheme() {
-    $("theme").setAttribute("aria-pressed", String(isDark()));
-}
-$("theme").addEventListener("click", () => {
-    const next = isDark() ? "light" : "dark";
-    document.documentElement.dataset.theme = next;
-    try {
-        localStorage.setItem("fathom-theme", next);
-    } catch {
-        // Without storage the choice lasts as long as the page.
-    }
-    showTheme();
+const form = new Form();
+const columns = new Columns(() => form.remember());
+const single = new AnswerView();
+single.root.classList.add("card");
+const chat = new Conversation({
+    dress: (view) => dress(view),
+    onEdit: (question) => write(question),
+    onRegenerate: () => void ask(chat.dropLast()),
 });
-dark.addEventListener("change", showTheme);
-showTheme();
 
-// ---- the form ----
-
-const kept = ["kind", "effort", "max-tokens", "temperature", "seed"];
-function recall() {
+const kept = (key) => {
     try {
-        $("api-key").value = sessionStorage.getItem("fathom-key") ?? "";
-        const saved = JSON.parse(localStorage.getItem("fathom-form") ?? "{}");
-        for (const id of kept) {
-            if (id === "kind") {
-                const radio = document.querySelector(`input[name=kind][value="${saved.kind}"]`);
-                if (radio) radio.checked = true;
-            } else if (typeof saved[id] === "string") $(id).value = saved[id];
-        }
+        return sessionStorage.getItem(key) ?? "";
     } catch {
-        // Nothing is stored, or another version stored it.
+        return "";
     }
-}
-function remember() {
-    try {
-        sessionStorage.setItem("fathom-key", $("api-key").value);
-        const saved = { kind: kindNow() };
-        for (const id of kept) if (id !== "kind") saved[id] = $(id).value;
-        localStorage.setItem("fathom-form", JSON.stringify(saved));
-    } catch {
-        // Storage is off or full.
-    }
-}
-function kindNow() {
-    return document.querySelector("input[name=kind]:checked").value;
-}
+};
 function headers() {
     const key = $("api-key").value.trim();
     return key ? { Authorization: `Bearer ${key}` } : {};
 }
-
-function showSliders() {
-    $("depth-sliders").hidden = !$("by-hand").checked;
-    $("min-out").textContent = $("min-loops").value;
-    $("max-out").textContent = $("max-loops").value;
-    const threshold = Number($("threshold").value);
-    $("thr-out").textContent = Number($("threshold").max) >= 1 ? threshold.toFixed(2) : threshold.toPrecision(2);
+function hint(text) {
+    $("prompt-hint").textContent = text;
 }
-$("by-hand").addEventListener("change", showSliders);
-$("threshold").addEventListener("input", showSliders);
-// The two ends push each other, so the range is never empty.
-$("min-loops").addEventListener("input", () => {
-    if (Number($("max-loops").value) < Number($("min-loops").value)) {
-        $("max-loops").value = $("min-loops").value;
-    }
-    showSliders();
-});
-$("max-loops").addEventListener("input", () => {
-    if (Number($("min-loops").value) > Number($("max-loops").value)) {
-        $("min-loops").value = $("max-loops").value;
-    }
-    showSliders();
-});
-
-function formNow() {
-    const seed = $("seed").value.trim();
-    return {
-        model: state.model,
-        kind: kindNow(),
-        prompt: $("prompt").value,
-        effort: $("effort").value,
-        maxTokens: Math.max(1, Math.trunc(Number($("max-tokens").value)) || 128),
-        temperature: $("temperature").value === "" ? 1 : Number($("temperature").value),
-        seed: seed === "" ? NaN : Number(seed),
-        depth: $("by-hand").checked
-            ? {
-                  min: Number($("min-loops").value),
-                  max: Number($("max-loops").value),
-                  threshold: $("threshold-box").hidden ? NaN : Number($("threshold").value),
-              }
-            : null,
-    };
+function write(text) {
+    $("prompt").value = text;
+    $("prompt").focus();
 }
 
 // ---- the model ----
 
-function setMost(most, sure) {
-    if (!(most >= 1) || (state.knowsMost && !sure && most <= state.most)) return;
-    state.most = most;
-    state.knowsMost ||= sure;
-    for (const span of $("answer").children) tint(span);
-    drawLegend();
+function showModel(model) {
+    state.model = model;
+    $("model-name").textContent = model.id;
+    $("model-plan").textContent = planWords(model.card);
+    setTrained(model.usual);
+    columns.setLimits(model.least, model.cap, model.usual);
+    form.allow("chat", model.chat, "This model has no chat template");
+    $("template").closest("label").classList.toggle("gone", !model.chat);
+    $("prompt").placeholder = model.tokenizer ? "Write a prompt" : "Token ids, such as 1 2 3: this model has no tokenizer";
+    limitFields(model);
+    showExamples(model.examples);
+    showKind();
 }
 
-/** A model without a chat template can only continue text. */
-function allowChat(yes) {
-    const [chat, completion] = document.querySelectorAll("input[name=kind]");
-    chat.disabled = !yes;
-    chat.parentElement.title = yes ? "" : "This model has no chat template";
-    if (!yes) completion.checked = true;
-}
-
-/** Gives the threshold's slider the range and unit of the model's exit rule. */
-function setThreshold(exit) {
-    const scale = thresholdScale(exit);
-    $("threshold-box").hidden = scale === null;
-    if (scale === null) return;
-    for (const key of ["min", "max", "step", "value"]) $("threshold")[key] = String(scale[key]);
-    $("thr-unit").textContent = scale.unit;
+/** Gives the fields the model's ranges. */
+function limitFields(model) {
+    for (const id of ["min_loops", "max_loops"]) {
+        $(id).min = String(model.least);
+        $(id).max = String(model.cap);
+    }
+    $("depth-words").textContent =
+        `The model runs up to ${plural(model.usual, "loop")} by itself; ${model.least} to ${model.cap} may be asked for.`;
+    const threshold = thresholdRange(model.card.exit);
+    $("threshold-box").hidden = threshold === null;
+    if (threshold) {
+        $("threshold").max = String(threshold.most);
+        $("threshold").placeholder = String(threshold.value);
+        $("threshold-unit").textContent = `(${threshold.unit})`;
+    }
+    if (model.context > 1) {
+        $("max_tokens").max = String(model.context - 1);
+        if (Number($("max_tokens").value) > model.context - 1) $("max_tokens").value = String(model.context - 1);
+    }
 }
 
 async function findModel() {
-    try {
-        const answer = await fetch("v1/models", { headers: headers() });
-        if (!answer.ok) throw new Error(answer.status === 401 ? "needs an API key" : `HTTP ${answer.status}`);
-        const card = (await answer.json()).data[0];
-        state.model = card.id;
-        $("model-name").textContent = card.id;
-        $("model-plan").textContent = planWords(card);
-        const usual = card.loops?.default ?? card.trained_loops ?? card.max_loops ?? state.most;
-        const cap = card.loops?.cap ?? card.max_loops ?? usual;
-        for (const id of ["min-loops", "max-loops"]) {
-            $(id).min = String(card.loops?.least ?? 1);
-            $(id).max = String(cap);
-        }
-        $("max-loops").value = String(usual);
-        setThreshold(card.exit);
-        showSliders();
-        setMost(usual, true);
-        allowChat(card.meta?.chat_template !== null);
-        return true;
-    } catch (e) {
-        $("model-name").textContent = e instanceof TypeError ? "not reachable" : e.message;
+    state.finding ??= fetchCard(headers()).then(({ card, problem, retry }) => {
+        state.finding = null;
+        state.retry = Boolean(retry);
+        if (card) {
+            showModel(card);
+            if (!state.chosen) chooseKind(card);
+        } else $("model-name").textContent = problem;
+        $("health").classList.toggle("up", Boolean(card));
+        return problem ?? "";
+    });
+    return state.finding;
+}
+
+/** The kind to begin with: the link's, the remembered, side by side if the model has such examples. */
+function chooseKind(model) {
+    state.chosen = true;
+    const compares = model.examples.some((e) => e.kind === "compare");
+    form.kind = begin.kind ?? (model.chat && !compares ? "chat" : "compare");
+    showKind();
+}
+
+function showExamples(examples) {
+    const box = $("examples");
+    box.hidden = examples.length === 0;
+    box.replaceChildren(...examples.map((example) => {
+        const chip = button(example.title, "chip", () => void runExample(example));
+        if (example.note) chip.title = example.note;
+        return chip;
+    }));
+}
+
+async function runExample(example) {
+    state.abort?.abort();
+    while (state.abort) await new Promise((done) => setTimeout(done, 10));
+    form.kind = example.kind;
+    form.fill({ ...example, loops: undefined }, true);
+    if (example.loops?.length) columns.setLoops(example.loops);
+    showKind();
+    $("prompt").value = example.prompt;
+    await ask(example.prompt);
+    if (example.note) hint(example.note);
+}
+
+/** What an example says that the answer to this prompt is, with the loops that the example allows. */
+function expectedOf(prompt, body) {
+    const fits = (e) => e.prompt === prompt && (!e.max_loops || e.max_loops === body.depth?.max_loops);
+    return state.model.examples.find(fits)?.answer;
+}
+
+// ---- what is shown for a kind ----
+
+function showKind() {
+    const kind = form.kind;
+    form.show();
+    const shown = { compare: columns.root, completion: single.root, chat: chat.root }[kind];
+    if ($("views").firstChild !== shown) $("views").replaceChildren(shown);
+    $("answers-title").textContent = { compare: "Side by side", completion: "Answer", chat: "Conversation" }[kind];
+    // A conversation grows above its prompt. The answers move, so that the form keeps its focus.
+    if (kind === "chat") $("main").insertBefore($("answers"), $("ask"));
+    else $("ask").after($("answers"));
+    if (kind === "chat") chat.moved();
+    const tap = matchMedia("(pointer: coarse)").matches ? "Tap" : "Point at";
+    usualInfo = `Each token is coloured by its depth: the loops it ran. ${tap} a token to see its depth.`;
+    $("token-info").textContent = usualInfo;
+}
+let usualInfo = "";
+
+/** The views of the kind that is shown, with their titles. */
+function views() {
+    if (form.kind === "compare") return columns.columns.map((c) => ({ title: c.title.textContent, view: c.view }));
+    if (form.kind === "completion") return [{ title: "", view: single }];
+    return chat.turns.slice(-1).map(({ view }) => ({ title: "", view }));
+}
+
+// ---- asking ----
+
+/** Whether the form can be sent; if not, its fault is shown. */
+function ready(prompt) {
+    if (prompt.trim() === "") {
+        hint("Write a prompt first.");
+        $("prompt").focus();
         return false;
     }
-}
-
-// ---- the answer ----
-
-function tint(span) {
-    const depths = span.dataset.depths ? span.dataset.depths.split(" ").map(Number) : [];
-    if (depths.length === 0) return;
-    const steps = depths.map((d) => depthStep(d, state.most));
-    span.className = `tok d${Math.max(...steps)}`;
-    // Text of several tokens has the colour of the deepest token, and below it a strip with
-    // the colours of all.
-    if (new Set(steps).size > 1) {
-        const part = 100 / steps.length;
-        const bands = steps.map((s, i) => `var(--d${s}) ${i * part}% ${(i + 1) * part}%`);
-        span.style.backgroundImage = `linear-gradient(90deg, ${bands.join(", ")})`;
-        span.classList.add("banded");
-    } else span.style.backgroundImage = "";
-}
-
-function addToken(text, depths) {
-    // The space before a word has no colour, so words stand apart and parts of a word touch.
-    const lead = text.trim() === "" ? "" : /^\s*/.exec(text)[0];
-    const span = document.createElement("span");
-    span.textContent = text.slice(lead.length);
-    if (depths.length) {
-        span.dataset.text = text;
-        span.dataset.depths = depths.join(" ");
-        span.dataset.at = String(state.tokens.length + 1);
-        const deepest = Math.max(...depths);
-        if (deepest > state.most) setMost(deepest, false);
-        tint(span);
+    const wrong = form.firstWrong();
+    if (wrong) {
+        $("settings").open = true;
+        wrong.focus();
+        hint(`${wrong.labels[0].firstChild.textContent.trim()}: ${wrong.validationMessage}`);
+        return false;
     }
-    $("answer").append(lead, span);
-    state.tokens.push(...depths);
+    if (state.model && !state.model.tokenizer && parseIds(prompt) === null) {
+        hint("This model has no tokenizer: write token ids, such as 1 2 3.");
+        $("prompt").focus();
+        return false;
+    }
+    hint("");
+    return true;
 }
 
-$("answer").addEventListener("pointerover", (e) => {
-    const span = e.target.closest(".tok");
-    if (!span) return;
-    const depths = span.dataset.depths.split(" ");
-    $("token-info").textContent =
-        `Token ${span.dataset.at}: ${JSON.stringify(span.dataset.text)} ran ` +
-        `${depths.join(", ")} of at most ${state.most} loops.`;
-});
-$("numbers").addEventListener("change", () => {
-    $("answer").classList.toggle("numbered", $("numbers").checked);
-});
+const promptInput = (text) => ({ prompt: state.model.tokenizer ? text : parseIds(text) });
 
-function drawLegend() {
-    const counts = new Array(state.most).fill(0);
-    for (const d of state.tokens) counts[d - 1] = (counts[d - 1] ?? 0) + 1;
-    const top = Math.max(1, ...counts);
-    const box = $("legend");
-    if (box.children.length !== counts.length) {
-        box.replaceChildren(
-            ...counts.map((_, i) => {
-                const cell = document.createElement("div");
-                const bar = document.createElement("i");
-                const label = document.createElement("b");
-                label.textContent = String(i + 1);
-                cell.append(bar, label);
-                return cell;
-            }),
-        );
+/** The runs of a request: [{view, body, path}], with empty views. */
+function plan(prompt, settings) {
+    const id = state.model.id;
+    if (form.kind === "chat") {
+        const messages = chat.messages(settings.system, prompt);
+        const view = chat.begin(prompt);
+        $("prompt").value = "";
+        return [{ view, path: "v1/chat/completions", body: requestBody(id, settings, { messages }) }];
     }
-    counts.forEach((n, i) => {
-        const cell = box.children[i];
-        cell.firstChild.className = `d${depthStep(i + 1, state.most)}`;
-        cell.firstChild.style.height = `${4 + Math.round((n / top) * 40)}px`;
-        cell.title = `${n} tokens ran ${i + 1} loops`;
+    if (form.kind === "completion") {
+        single.reset(prompt);
+        return [{ view: single, path: "v1/completions", body: requestBody(id, settings, promptInput(prompt)) }];
+    }
+    const chatted = settings.template === "chat" && state.model.chat;
+    const input = chatted ? { messages: [{ role: "user", content: prompt }] } : promptInput(prompt);
+    return columns.columns.map(({ view, loops }) => {
+        view.reset(chatted ? "" : tailOf(prompt));
+        return { view, path: chatted ? "v1/chat/completions" : "v1/completions", body: requestBody(id, settings, input, loops) };
     });
-    const said = counts.flatMap((n, i) => (n ? [`${n} at depth ${i + 1}`] : []));
-    box.setAttribute("aria-label", said.length ? `Tokens by depth: ${said.join(", ")}` : "Depth scale");
-}
-
-function drawFigures(run) {
-    const n = run.tokens;
-    $("f-tokens").textContent = short(n);
-    $("f-ttft").textContent = run.first ? `${short(run.first - run.start)} ms` : "–";
-    // Counted from sending, since a short answer may arrive in one piece.
-    const seconds = (run.last - run.start) / 1000;
-    $("f-rate").textContent = n > 0 && seconds > 0 ? short(n / seconds) : "–";
-    const sum = state.tokens.reduce((a, b) => a + b, 0);
-    const mean = sum / state.tokens.length;
-    $("f-depth").textContent = state.tokens.length ? mean.toFixed(2) : "–";
-    $("f-saved").textContent = state.tokens.length
-        ? `${Math.round(100 * (1 - mean / state.most))} %`
-        : "–";
-}
-
-function fail(message) {
-    $("error").textContent = message;
-    $("error").hidden = false;
-    $("status").textContent = `Failed: ${message}`;
-}
-
-async function errorOf(answer) {
-    const text = await answer.text();
-    try {
-        return JSON.parse(text).error.message;
-    } catch {
-        return `HTTP ${answer.status} ${answer.statusText}`.trim();
-    }
-}
-
-/** Reads the stream to its end; throws if it was cut or carried an error. */
-async function readAnswer(answer, run) {
-    const reader = answer.body.getReader();
-    const split = new EventSplitter();
-    let done = false;
-    let drawn = 0;
-    for (;;) {
-        const { value, done: closed } = await reader.read();
-        if (closed) break;
-        for (const payload of split.push(value)) {
-            const chunk = readChunk(payload);
-            if (chunk.error) throw new Error(chunk.error);
-            if (chunk.done) done = true;
-            if (chunk.usage) run.usage = chunk.usage;
-            if (!chunk.counted) continue;
-            run.last = performance.now();
-            run.first ||= run.last;
-            if (chunk.text || chunk.depths.length) addToken(chunk.text, chunk.depths);
-            run.tokens += chunk.depths.length || (chunk.text ? 1 : 0);
-            if (chunk.finish) run.finish = chunk.finish;
-        }
-        // Text is shown at once; figures are redrawn at most 20 times a second.
-        if (performance.now() - drawn > 50) {
-            drawn = performance.now();
-            drawFigures(run);
-            drawLegend();
-        }
-    }
-    if (!done) throw new Error("the stream ended before it was complete");
-}
-
-function clear() {
-    state.tokens = [];
-    $("answer").replaceChildren();
-    $("error").hidden = true;
-    drawLegend();
 }
 
 function busy(on) {
     $("send").disabled = on;
-    $("stop").disabled = !on;
-    $("answer").classList.toggle("streaming", on);
-    $("answer").setAttribute("aria-busy", String(on));
+    $("stop-answer").disabled = !on;
+    columns.lock(on);
 }
 
-async function ask() {
+/** Sends the prompt as the form says. */
+async function ask(prompt) {
+    if (state.abort || !ready(prompt)) return;
+    form.remember();
+    await send(() => {
+        const settings = form.settings();
+        // A seed of the page's own can be told, and kept for the same answer again.
+        settings.seed ??= Math.floor(Math.random() * 2 ** 31);
+        return plan(prompt, settings).map((run) => ({ ...run, prompt, expected: expectedOf(prompt, run.body) }));
+    });
+}
+
+/** Continues the completion where it was cut. */
+async function goOn() {
     if (state.abort) return;
-    if ($("prompt").value === "") {
-        $("prompt").focus();
-        return;
-    }
-    remember();
+    const { body } = single.request;
+    const first = Array.isArray(body.prompt) ? parseIds(single.before) : single.before;
+    const prompt = Array.isArray(first) ? [...first, ...single.ids] : first + single.answer;
+    await send(() => [{ view: single, path: "v1/completions", body: { ...body, prompt }, prompt: single.before }]);
+}
+
+async function send(makeRuns) {
     state.abort = new AbortController();
-    clear();
     busy(true);
-    $("status").textContent = "Answering";
-    const run = { start: performance.now(), first: 0, last: 0, tokens: 0, usage: null, finish: null };
+    pool.wake();
+    launches.wake();
+    let outcomes = [];
     try {
-        if (!state.model && !(await findModel())) throw new Error(`Model: ${$("model-name").textContent}`);
-        const form = formNow();
-        const path = form.kind === "chat" ? "v1/chat/completions" : "v1/completions";
-        run.start = performance.now();
-        const answer = await fetch(path, {
-            method: "POST",
-            headers: { "Content-Type": "application/json", ...headers() },
-            body: JSON.stringify(requestBody(form)),
-            signal: state.abort.signal,
-        });
-        if (!answer.ok) throw new Error(await errorOf(answer));
-        await readAnswer(answer, run);
-        if (run.usage) run.tokens = run.usage.completion_tokens;
-        $("status").textContent = `Done: ${run.tokens} tokens, ${run.finish ?? "ended"}`;
-    } catch (e) {
-        if (e.name === "AbortError") $("status").textContent = `Stopped after ${run.tokens} tokens`;
-        else fail(e instanceof TypeError ? "The server cannot be reached." : e.message);
+        const problem = state.model ? "" : await findModel();
+        if (problem) {
+            hint(`The model: ${problem}.`);
+            $("status").textContent = `Failed: ${problem}`;
+            return;
+        }
+        $("status").textContent = "Answering";
+        outcomes = await Promise.all(makeRuns().map(answerOne));
+        const failed = outcomes.find((o) => o.failed);
+        $("status").textContent = failed ? `Failed: ${failed.failed}` : outcomes.map((o) => o.words).join("; ");
     } finally {
         state.abort = null;
         busy(false);
-        drawFigures(run);
-        drawLegend();
+        chat.dressLast();
+        chat.keep();
     }
 }
 
-$("form").addEventListener("submit", (e) => {
-    e.preventDefault();
-    void ask();
-});
-$("stop").addEventListener("click", () => state.abort?.abort());
-document.addEventListener("keydown", (e) => {
-    if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) {
-        e.preventDefault();
-        void ask();
-    } else if (e.key === "Escape") state.abort?.abort();
-});
-$("api-key").addEventListener("change", () => {
-    remember();
-    void findModel();
+/** One run to its end. Returns {words} or {failed}. */
+async function answerOne({ view, path, body, prompt, expected }) {
+    view.request = { path, body };
+    view.begin();
+    const extra = { seed: body.seed, context: state.model.context, expected, onKeep: () => form.fill({ seed: body.seed }, false) };
+    try {
+        const end = await stream(path, body, { headers: headers(), signal: state.abort.signal, onChunk: (chunk) => view.add(chunk) });
+        view.ended = end.finish ?? "ended";
+        view.finish(end, extra);
+        dressed(view, prompt);
+        return { words: `Done: ${plural(view.tokenCount, "token")}, ${end.finish ?? "ended"}` };
+    } catch (e) {
+        const tokens = plural(view.tokenCount, "token");
+        view.ended = e.name === "AbortError" ? "stopped" : "failed";
+        dressed(view, prompt);
+        if (e.name === "AbortError") {
+            view.finish({}, { ...extra, note: `Stopped by you after ${tokens}` });
+            dressed(view, prompt);
+            return { words: `Stopped after ${tokens}` };
+        }
+        view.fail(e.message);
+        return { failed: e.message };
+    }
+}
+
+function dressed(view, prompt) {
+    view.acts.replaceChildren();
+    if (view === single) {
+        view.acts.append(button("Regenerate", "tiny", () => void ask(prompt)));
+        if (view.ended === "length" || view.ended === "stopped") view.acts.append(button("Continue", "tiny", () => void goOn()));
+    }
+    if (!chat.turns.some((t) => t.view === view)) dress(view);
+}
+
+// ---- copying, links, pictures ----
+
+/** Copies text; where the browser forbids that, shows it for copying by hand. */
+async function copy(text, button) {
+    try {
+        await navigator.clipboard.writeText(text);
+    } catch {
+        const box = make("textarea", "visually-hidden", text);
+        document.body.append(box);
+        box.select();
+        const done = document.execCommand("copy"); // without a secure context there is no clipboard
+        box.remove();
+        button.focus();
+        if (!done) return hint("The browser does not allow copying.");
+    }
+    const said = button.textContent;
+    if (said === "Copied") return;
+    button.textContent = "Copied";
+    setTimeout(() => (button.textContent = said), 1200);
+}
+
+/** The buttons that every answer has. */
+function dress(view) {
+    view.acts.querySelectorAll(".copy").forEach((b) => b.remove());
+    const add = (word, text) => view.acts.append(button(word, "tiny copy", (e) => void copy(text(), e.target)));
+    add("Copy text", () => view.answer);
+    if (!view.request) return; // of an earlier visit
+    const { path, body } = view.request;
+    add("Copy JSON", () => JSON.stringify({ request: body, answer: view.answer, ended: view.ended, tokens: view.tokens }, null, 1));
+    add("Copy curl", () => curlOf(new URL(path, location.href).href, body, Boolean(headers().Authorization)));
+}
+
+$("copy-link").addEventListener("click", (e) => {
+    const fragment = writeLink({ kind: form.kind, prompt: $("prompt").value || views()[0]?.view.before || "", settings: form.settings(), loops: columns.loops });
+    void copy(location.href.split("#")[0] + fragment, e.target);
 });
 
-recall();
-showSliders();
-drawLegend();
+function picture() {
+    const style = getComputedStyle(document.documentElement);
+    const look = { colours: colours(), ...Object.fromEntries(
+        [["paper", "card"], ["ink", "ink"], ["soft", "soft"]].map(([name, from]) => [name, style.getPropertyValue(`--${from}`).trim()])) };
+    const shown = views();
+    const prompt = form.kind === "compare" ? $("prompt").value : form.kind === "chat" ? (chat.turns.at(-1)?.question ?? "") : "";
+    return layOut({
+        model: state.model?.id ?? "",
+        prompt,
+        columns: shown.map(({ title, view }) => ({
+            title, before: view.before, tokens: view.tokens, end: view.end.textContent.replace(/ Keep$/, ""), figures: view.figureWords(),
+        })),
+    }, look, measurer());
+}
+$("save-svg").addEventListener("click", () => {
+    if (views().length) download(new Blob([toSvg(picture())], { type: "image/svg+xml" }), "fathom.svg");
+});
+$("save-png").addEventListener("click", () => {
+    if (views().length) toCanvas(picture()).toBlob((blob) => download(blob, "fathom.png"));
+});
+
+// ---- events ----
+
+$("form").addEventListener("submit", (e) => {
+    e.preventDefault();
+    void ask($("prompt").value);
+});
+$("stop-answer").addEventListener("click", () => state.abort?.abort());
+document.addEventListener("keydown", (e) => {
+    const sends = e.key === "Enter" && !e.isComposing && (e.ctrlKey || e.metaKey || (e.target === $("prompt") && !e.shiftKey));
+    if (sends) {
+        e.preventDefault();
+        void ask($("prompt").value);
+    } else if (e.key === "Escape") state.abort?.abort();
+});
+for (const radio of document.querySelectorAll("input[name=kind]")) {
+    radio.addEventListener("change", () => {
+        showKind();
+        form.remember();
+    });
+}
+$("settings").addEventListener("input", () => form.show());
+$("defaults").addEventListener("click", () => {
+    form.fill({}, true);
+    form.remember();
+});
+$("numbers").addEventListener("change", () => $("answers").classList.toggle("numbered", $("numbers").checked));
+$("clear").addEventListener("click", () => {
+    state.abort?.abort();
+    hint("");
+    if (form.kind === "chat") chat.clear();
+    for (const { view } of views()) view.reset("");
+    $("token-info").textContent = usualInfo;
+    $("prompt").focus();
+});
+
+// ---- the depth of one token ----
+
+let picked = null;
+function pick(token) {
+    picked?.classList.remove("picked");
+    picked = token;
+    token.classList.add("picked");
+    const view = token.closest(".view").view;
+    const { text, depths } = view.tokens[Number(token.dataset.at)];
+    const beyond = Math.max(...depths) > scale.trained ? ", more than it was trained with" : "";
+    $("token-info").textContent =
+        `Token ${Number(token.dataset.at) + 1}, ${JSON.stringify(text)}, ran ${depths.join(", ")} of the model’s ${plural(scale.trained, "loop")}${beyond}.`;
+}
+for (const event of ["pointerover", "click"]) {
+    $("views").addEventListener(event, (e) => {
+        const token = e.target.closest(".tok");
+        if (token) pick(token);
+    });
+}
+$("views").addEventListener("keydown", (e) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[e.key];
+    const text = e.target.closest(".text");
+    if (!step || !text) return;
+    const all = [...text.querySelectorAll(".tok")];
+    const at = all.indexOf(picked);
+    const next = all[at < 0 ? (step > 0 ? 0 : all.length - 1) : Math.min(all.length - 1, Math.max(0, at + step))];
+    if (!next) return;
+    e.preventDefault();
+    pick(next);
+    next.scrollIntoView({ block: "nearest" });
+});
+
+// ---- the beginning ----
+
+/** Fills the form from the link; it never sends by itself. Returns the link's kind or null. */
+function openLink() {
+    const link = readLink(location.hash);
+    if (!link) return null;
+    form.fill(link.settings, true);
+    $("prompt").value = link.prompt;
+    if (link.loops) columns.setLoops(link.loops);
+    hint("This prompt came with the link. Send it when you have read it.");
+    return link.kind;
+}
+addEventListener("hashchange", () => {
+    const kind = openLink();
+    if (kind) {
+        form.kind = kind;
+        showKind();
+    }
+});
+
+startTheme($("theme"));
+$("api-key").value = kept("fathom-key");
+$("launch-info").dataset.usual = "A column is one launch: all its rows are computed together, each at its own loop. A mark below says that it holds positions of a prompt.";
+$("launch-info").textContent = $("launch-info").dataset.usual;
+chat.recall();
+const remembered = form.recall();
+const begin = { kind: openLink() ?? remembered };
+if (begin.kind) form.kind = begin.kind;
+showKind();
+if (matchMedia("(pointer: fine)").matches) $("prompt").focus();
 void findModel();
-startPool({
+
+const host = {
     headers,
     busy: () => state.abort !== null,
-    most: () => state.most,
-    sawDepths: (n) => setMost(n, false),
-    up: (ok) => {
-        $("health").classList.toggle("up", ok);
-        if (ok && !state.model) void findModel();
+    up(ok) {
+        if (!ok) {
+            state.model = null;
+            state.retry = true;
+            $("health").classList.remove("up");
+            if (!state.abort) $("model-name").textContent = "not reachable";
+        } else if (!state.model && state.retry) void findModel();
     },
+};
+const strip = new Strip({
+    box: $("launches"), canvas: $("strip"), sums: $("sums"), info: $("launch-info"), note: $("strip-note"),
+    figures: { perSecond: $("l-rate"), rowsEach: $("l-rows"), mixed: $("l-mixed") },
+});
+const pool = startPool(host);
+const launches = startStrip(strip, { headers, busy: () => state.abort !== null || pool.running() });
+$("api-key").addEventListener("change", () => {
+    try {
+        sessionStorage.setItem("fathom-key", $("api-key").value);
+    } catch {
+        // The key lasts as long as the page.
+    }
+    hint("");
+    void findModel();
+    pool.wake();
+    launches.wake();
 });

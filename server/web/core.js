@@ -1,5 +1,5 @@
-// The page's code that needs no document: server-sent events, metrics text, the request
-// body, the depth scale. The tests import this file under node.
+// The page's code that needs no document: server-sent events, metrics text, words for figures.
+// The tests import this file under node.
 
 /** Splits a byte stream of server-sent events, cut at any place, into data payloads. */
 export class EventSplitter {
@@ -29,45 +29,24 @@ export class EventSplitter {
     }
 }
 
+const numbersOf = (list) => (Array.isArray(list) ? list.filter((n) => Number.isFinite(n)) : []);
+
 /** The contents of one chunk: text, depths of its tokens, the end, usage or an error. */
 export function readChunk(payload) {
     if (payload.startsWith("[DONE]")) return { done: true };
     const o = JSON.parse(payload);
     if (o.error) return { error: String(o.error.message ?? "the server reported an error") };
     const choice = o.choices?.[0];
-    const depths = choice?.depths ?? [];
     return {
         text: choice?.text ?? choice?.delta?.content ?? "",
-        depths: Array.isArray(depths) ? depths.filter((d) => Number.isFinite(d)) : [],
+        reasoning: choice?.delta?.reasoning_content ?? "",
+        ids: numbersOf(choice?.token_ids),
+        depths: numbersOf(choice?.depths),
         finish: choice?.finish_reason ?? null,
+        stopReason: choice?.stop_reason ?? null,
         usage: o.usage ?? null,
         counted: choice !== undefined,
     };
-}
-
-/** The request body for the form. Empty fields are not sent, so the model's defaults apply. */
-export function requestBody(f) {
-    const body = {
-        model: f.model,
-        stream: true,
-        return_depth: true,
-        stream_options: { include_usage: true },
-        temperature: f.temperature,
-    };
-    if (f.kind === "chat") {
-        body.messages = [{ role: "user", content: f.prompt }];
-        body.max_completion_tokens = f.maxTokens;
-    } else {
-        body.prompt = f.prompt;
-        body.max_tokens = f.maxTokens;
-    }
-    if (f.effort) body.reasoning_effort = f.effort;
-    if (Number.isInteger(f.seed)) body.seed = f.seed;
-    if (f.depth) {
-        body.depth = { min_loops: f.depth.min, max_loops: f.depth.max };
-        if (Number.isFinite(f.depth.threshold)) body.depth.threshold = f.depth.threshold;
-    }
-    return body;
 }
 
 /** "ouro, 24 core layers, exit by hazard at 0.5, at most 4 loops", from the card in /v1/models. */
@@ -89,17 +68,11 @@ const UNITS = {
     cosine: "1 − cosine",
 };
 
-/** The slider for the threshold of the model's exit rule; null if the rule has none. */
-export function thresholdScale(exit) {
-    if (!exit) return { min: 0.05, max: 1, step: 0.01, value: 0.99, unit: UNITS.act };
+/** The threshold of the model's exit rule: default, largest value and unit. Null if the rule has none. */
+export function thresholdRange(exit) {
+    if (!exit) return { value: 0.99, most: 1, unit: UNITS.act };
     if (exit.threshold === null) return null;
-    const unit = UNITS[exit.rule] ?? exit.rule;
-    if (exit.most <= 1) return { min: 0.05, max: 1, step: 0.01, value: exit.threshold, unit };
-    /* At 0 every loop runs; the slider then reaches ten times what models are published with. */
-    const usual = exit.threshold || (exit.rule === "cosine" ? 0.001 : 0.03);
-    const max = Math.min(exit.most, 10 * usual);
-    const min = exit.all_loops_at === 0 ? 0 : max / 100;
-    return { min, max, step: max / 100, value: exit.threshold, unit };
+    return { value: Number(exit.threshold.toPrecision(3)), most: exit.most ?? 1, unit: UNITS[exit.rule] ?? exit.rule };
 }
 
 const SAMPLE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)/;
@@ -137,17 +110,56 @@ export function metricByDepth(metrics, name) {
     return Array.from(out, (v) => v ?? 0);
 }
 
-/** The colour step, 0 to 9, of a depth on a scale of 1 to most. */
-export function depthStep(depth, most) {
-    if (!(most > 1)) return 9;
-    const at = (Math.min(Math.max(depth, 1), most) - 1) / (most - 1);
-    return Math.round(at * 9);
-}
-
 /** "1234", "12.3k": figures of nearly constant width. */
 export function short(n) {
     if (!Number.isFinite(n)) return "–";
     if (n >= 1e6) return `${(n / 1e6).toFixed(1)}M`;
     if (n >= 1e4) return `${(n / 1e3).toFixed(1)}k`;
     return n >= 100 || Number.isInteger(n) ? Math.round(n).toString() : n.toFixed(1);
+}
+
+export const plural = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
+
+/** How an answer ended, in words for the person who reads it. */
+export function finishWords(finish, stopReason, tokens) {
+    if (finish === "length") return `Cut at ${plural(tokens, "token")}: the limit was reached`;
+    if (finish === "stop") {
+        return typeof stopReason === "string" ? `Ended at the stop text ${JSON.stringify(stopReason)}` : "Ended by the model";
+    }
+    return finish === "tool_calls" ? "Ended with a call of a tool" : "Ended";
+}
+
+/** The part of loops that leaving early saved, against running the default number for each token. */
+export function saved(loops, tokens, usual) {
+    return tokens > 0 && usual > 0 ? 1 - loops / (tokens * usual) : NaN;
+}
+
+/** Token ids written as "1 2 3", "1, 2, 3" or "[1, 2, 3]"; null if the text is something else. */
+export function parseIds(text) {
+    const words = text.replace(/^\s*\[|\]\s*$/g, "").split(/[\s,]+/).filter(Boolean);
+    if (!words.length || !words.every((w) => /^\d{1,9}$/.test(w))) return null;
+    return words.map(Number);
+}
+
+const isNumber = (v) => typeof v === "number" && Number.isFinite(v);
+
+/** One example of the model's card, or null if it has no title or prompt. Wrong members are dropped. */
+export function readExample(o) {
+    if (typeof o?.title !== "string" || typeof o.prompt !== "string") return null;
+    const example = { title: o.title, prompt: o.prompt, kind: ["completion", "chat", "compare"].includes(o.kind) ? o.kind : "completion" };
+    for (const key of ["max_tokens", "temperature", "seed"]) if (isNumber(o[key])) example[key] = o[key];
+    for (const key of ["answer", "note", "system"]) if (typeof o[key] === "string") example[key] = o[key];
+    const stop = typeof o.stop === "string" ? [o.stop] : o.stop;
+    if (Array.isArray(stop)) example.stop = stop.filter((s) => typeof s === "string");
+    if (Array.isArray(o.loops)) example.loops = o.loops.filter((n) => n === null || (Number.isInteger(n) && n >= 1)).slice(0, 4);
+    if (Number.isInteger(o.loops) && o.loops >= 1) example.max_loops = o.loops;
+    return example;
+}
+
+/** Whether an answer says what the example expects; null without an expectation. */
+export function isRight(text, answer) {
+    const want = answer?.trim();
+    if (!want) return null;
+    const got = text.trim();
+    return got.startsWith(want) && !/^[\p{L}\p{N}]/u.test(got.slice(want.length));
 }

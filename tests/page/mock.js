@@ -19,7 +19,7 @@ export const textEvent = (text, depths, more) =>
     `data: ${JSON.stringify({ choices: [{ index: 0, delta: { content: text }, text, depths, finish_reason: null, ...more }] })}\n\n`;
 
 export const fakeMetrics = (o = {}) => {
-    const { running = 0, waiting = 0, tokens = 0, cache = 0, rows = [], exits = [] } = o;
+    const { running = 0, waiting = 0, tokens = 0, cache = 0, exits = [] } = o;
     const l = '{model_name="demo",engine="0"}';
     return [
         "# TYPE vllm:num_requests_running gauge",
@@ -27,14 +27,16 @@ export const fakeMetrics = (o = {}) => {
         `vllm:num_requests_waiting${l} ${waiting}`,
         `vllm:generation_tokens_total${l} ${tokens}`,
         `vllm:kv_cache_usage_perc${l} ${cache}`,
-        ...rows.map((v, i) => `fathom_rows{model_name="demo",engine="0",loop="${i}"} ${v}`),
         ...exits.map((v, i) => `fathom_exits_total{model_name="demo",engine="0",depth="${i}"} ${v}`),
         "",
     ].join("\n");
 };
 
-/** script(body) yields waits in ms, functions to wait for, and strings; metrics() gives the text of /metrics. */
-export async function startMock({ script, metrics = () => fakeMetrics(), card = {}, models }) {
+/**
+ * script(body) yields waits in ms, functions to wait for, and strings; metrics() gives the text of /metrics, or a
+ * status; launches(after) gives the reply of /launches, or a status.
+ */
+export async function startMock({ script, metrics = () => fakeMetrics(), launches = () => 404, card = {}, models }) {
     const seen = { bodies: [], headers: [], paths: [], left: 0 };
     const server = http.createServer(async (req, res) => {
         const path = req.url.split("?")[0];
@@ -47,7 +49,7 @@ export async function startMock({ script, metrics = () => fakeMetrics(), card = 
             res.on("close", () => {
                 if (!res.writableFinished) seen.left++;
             });
-            for (const step of script(seen.bodies.at(-1), path)) {
+            for await (const step of script(seen.bodies.at(-1), path)) {
                 if (res.destroyed) return;
                 if (typeof step === "number") await pause(step);
                 else if (typeof step === "function") await step();
@@ -72,9 +74,11 @@ export async function startMock({ script, metrics = () => fakeMetrics(), card = 
             }
             res.writeHead(200, { "Content-Type": "application/json" });
             res.end(JSON.stringify({ data: [{ id: "demo", max_loops: 8, trained_loops: 8, ...card }] }));
-        } else if (path === "/metrics") {
-            res.writeHead(200, { "Content-Type": "text/plain" });
-            res.end(metrics());
+        } else if (path === "/metrics" || path === "/launches") {
+            const reply = path === "/metrics" ? metrics(req) : launches(Number(new URL(req.url, "http://x").searchParams.get("after")), req);
+            const status = typeof reply === "number" ? reply : 200;
+            res.writeHead(status, { "Content-Type": path === "/metrics" ? "text/plain" : "application/json" });
+            res.end(status !== 200 ? "{}" : typeof reply === "string" ? reply : JSON.stringify(reply));
         } else {
             try {
                 const file = path === "/" ? "index.html" : path.slice(1);
