@@ -264,7 +264,9 @@ async function send(makeRuns) {
 async function answerOne({ view, path, body, prompt, expected }) {
     view.request = { path, body };
     view.begin();
-    const extra = { seed: body.seed, context: state.model.context, expected, onKeep: () => form.fill({ seed: body.seed }, false) };
+    // At temperature 0 a seed changes nothing.
+    const seed = body.temperature === 0 ? null : body.seed;
+    const extra = { seed, context: state.model.context, expected, onKeep: () => form.fill({ seed }, false) };
     try {
         const end = await stream(path, body, { headers: headers(), signal: state.abort.signal, onChunk: (chunk) => view.add(chunk) });
         view.ended = end.finish ?? "ended";
@@ -341,7 +343,7 @@ function picture() {
         model: state.model?.id ?? "",
         prompt,
         columns: shown.map(({ title, view }) => ({
-            title, before: view.before, tokens: view.tokens, end: view.end.textContent.replace(/ Keep$/, ""), figures: view.figureWords(),
+            title, before: view.before, tokens: view.tokens, end: view.endLines, figures: view.figureWords(),
         })),
     }, look, measurer());
 }

@@ -82,7 +82,7 @@ export class Conversation {
         let kept = this.turns.filter((t) => t.view.tokens.length).map(({ question, view }) => ({
             question,
             tokens: view.tokens.map((t) => [t.text, t.depths, ...(t.reasoning ? [1] : [])]),
-            end: view.end.firstChild?.textContent ?? "",
+            end: view.endLines.join(" · "),
         }));
         try {
             let text = JSON.stringify(kept);
@@ -104,7 +104,7 @@ export class Conversation {
                 for (const [text, depths, reasoning] of turn.tokens) {
                     view.show({ text: String(text), depths: depths.filter(Number.isInteger), reasoning: Boolean(reasoning) });
                 }
-                view.end.textContent = String(turn.end);
+                view.end.append(make("span", "how", String(turn.end)));
                 view.draw();
             }
         } catch {

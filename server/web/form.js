@@ -127,7 +127,7 @@ export class Form {
         if (s.temperature !== null) words.push(`temperature ${s.temperature}`);
         if (s.seed !== null) words.push(`seed ${s.seed}`);
         const more = FIELDS.filter(([name]) => !["max_tokens", "temperature", "seed"].includes(name) && isSet(s[name]));
-        if (more.length) words.push(`${more.length} more`);
+        if (more.length) words.push(`${more.length} more setting${more.length === 1 ? "" : "s"}`);
         $("settings-words").textContent = words.join(" · ");
     }
     remember() {

@@ -51,7 +51,7 @@ export function layOut(what, look, measureText) {
     const page = { look, shapes: [], measure: (text) => measureText(text, font(SIZE, 400)) };
     let top = PAD + 20;
     write(page, "Fathom", PAD, top, 19, 650, look.ink);
-    write(page, what.model, PAD + 84, top, 15, 400, look.soft);
+    write(page, what.model, PAD + 96, top, 15, 400, look.soft);
     top += 18;
     if (what.prompt) {
         const lines = flow([{ text: what.prompt }], width - 2 * PAD, page.measure);
@@ -95,8 +95,11 @@ function addColumn(page, column, left, y, inner) {
         write(page, box.text, left + box.x, y + box.y + 22, SIZE, 400, box.piece.fill, box.width);
     }
     y += lines.height + 20;
-    write(page, column.end, left, y, 13, 400, look.soft);
-    y += 30;
+    for (const line of column.end) {
+        write(page, cut(page, line, inner), left, y, 13, 400, look.soft);
+        y += 20;
+    }
+    y += 12;
     column.figures.forEach(([name, value], i) => {
         const x = left + (i % 3) * Math.min(inner / 3, 140);
         const down = y + Math.floor(i / 3) * 48;
@@ -104,6 +107,13 @@ function addColumn(page, column, left, y, inner) {
         write(page, value, x, down + 20, 18, 600, look.ink);
     });
     return y + Math.ceil(column.figures.length / 3) * 48;
+}
+
+/** A line that fits; measured at the size of the answer, so with room to spare. */
+function cut(page, line, width) {
+    if (page.measure(line) <= width * (SIZE / 13)) return line;
+    while (line && page.measure(`${line}…`) > width * (SIZE / 13)) line = line.slice(0, -1);
+    return `${line}…`;
 }
 
 function addScale(page, y, width) {

@@ -6,15 +6,17 @@ import { drawBars } from "./view.js";
 const $ = (id) => document.getElementById(id);
 const IDLE_MS = 2000;
 const BUSY_MS = 500;
-const KEEP_MS = 120000; // time span of the rate line
+const KEEP_MS = 120000; // longest time span of the rate line
+const SPARK_MS = 20000; // shortest
 const EXITS_MS = 60000; // time span of the depth figure
 
 function drawSpark(points, now) {
     const [area, line] = $("spark").children;
     if (points.length < 2) return;
     const top = Math.max(1, ...points.map((p) => p.rate));
+    const span = Math.max(SPARK_MS, now - points[0].t);
     const at = (p) => {
-        const x = 240 - ((now - p.t) / KEEP_MS) * 240;
+        const x = 240 - ((now - p.t) / span) * 240;
         return `${x.toFixed(1)} ${(46 - (p.rate / top) * 42).toFixed(1)}`;
     };
     const path = points.map(at).join(" L");

@@ -69,6 +69,7 @@ export class AnswerView {
         this.counts = []; // tokens of depth i + 1
         this.loops = 0;
         this.untold = 0; // pieces of text that came without depths
+        this.bare = null; // the last piece, if it came without them
         this.run = null;
         this.request = null;
         this.reasoning = null;
@@ -110,6 +111,7 @@ export class AnswerView {
     add(chunk) {
         this.run.last = performance.now();
         this.run.first ||= this.run.last;
+        if (typeof chunk.stopReason === "string" && !chunk.text && !chunk.reasoning) return this.#afterStop(chunk.depths);
         const ids = chunk.ids.length && !chunk.text ? chunk.ids.map((id) => ` ${id}`).join("") : "";
         const text = chunk.text || ids;
         if (chunk.reasoning) this.show({ text: chunk.reasoning, depths: text ? [] : chunk.depths, reasoning: true });
@@ -119,6 +121,19 @@ export class AnswerView {
         this.moved();
     }
 
+    /**
+     * The end at a stop text brings the depths of what was held back for it: first of text that is shown
+     * by now, then of the stop text itself, which belongs to the server's work and not to the answer.
+     */
+    #afterStop(depths) {
+        const { bare } = this;
+        if (!bare || !depths.length) return;
+        this.untold--;
+        this.bare = null;
+        bare.token.depths = depths.slice(0, 1);
+        this.#tell(bare.span, bare.token, this.tokens.indexOf(bare.token));
+    }
+
     /** Shows one piece: of a stream, or of a kept answer. */
     show(token) {
         this.tokens.push(token);
@@ -126,18 +141,26 @@ export class AnswerView {
         // The space before a word has no colour, so words stand apart and parts of a word touch.
         const lead = text.trim() === "" ? "" : /^\s*/.exec(text)[0];
         const span = make("span", "", text.slice(lead.length));
+        this.bare = null;
+        if (depths.length) this.#tell(span, token, this.tokens.length - 1);
+        else if (text) {
+            this.untold++;
+            this.bare = { span, token };
+        }
+        (token.reasoning ? this.#reasoningBox() : this.text).append(lead, span);
+    }
+
+    /** Counts and colours the depths of a piece. */
+    #tell(span, { depths }, at) {
         for (const depth of depths) {
             this.counts[depth - 1] = (this.counts[depth - 1] ?? 0) + 1;
             this.loops += depth;
             sawDepth(depth);
         }
-        if (depths.length) {
-            span.className = "tok";
-            span.dataset.depths = depths.join(" ");
-            span.dataset.at = String(this.tokens.length - 1);
-            paint(span, depths);
-        } else if (text) this.untold++;
-        (token.reasoning ? this.#reasoningBox() : this.text).append(lead, span);
+        span.className = "tok";
+        span.dataset.depths = depths.join(" ");
+        span.dataset.at = String(at);
+        paint(span, depths);
     }
 
     #reasoningBox() {
@@ -152,16 +175,20 @@ export class AnswerView {
     /** Ends a run. note: words that replace those of the finish reason. */
     finish(end, { note = "", seed = null, context = 0, expected, onKeep } = {}) {
         this.#stop();
-        const words = [note || finishWords(end.finish, end.stopReason, this.tokenCount - this.run.had)];
-        const used = end.usage?.total_tokens;
-        if (used && context) words.push(`${used.toLocaleString("en")} of ${plural(context, "token")} of context`);
-        this.end.append(words.join(" · "));
         const right = end.finish ? isRight(this.answer, expected) : null;
-        if (right !== null) this.end.prepend(make("b", right ? "right" : "wrong", right ? "✓ right" : `✗ the answer is ${expected.trim()}`), " · ");
+        if (right !== null) this.end.append(make("b", "verdict", right ? "✓ right" : `✗ the answer is ${expected.trim()}`));
+        this.end.append(make("span", "how", note || finishWords(end.finish, end.stopReason, this.tokenCount - this.run.had)));
+        const used = end.usage?.total_tokens;
+        if (used && context) this.end.append(` · ${used.toLocaleString("en")} of ${plural(context, "token")} of context`);
         if (seed !== null) {
             this.end.append(` · seed ${seed} `);
             if (onKeep) this.end.append(button("Keep", "tiny", onKeep));
         }
+    }
+
+    /** How the answer ended, in one or two lines. */
+    get endLines() {
+        return [...this.end.querySelectorAll(".verdict, .how")].map((e) => e.textContent);
     }
 
     fail(message) {
@@ -195,7 +222,7 @@ export class AnswerView {
             const seconds = (run.last - run.start) / 1000;
             const fresh = tokens - run.had;
             this.f_first.textContent = run.first ? `${short(Math.round(run.first - run.start))} ms` : "–";
-            this.f_rate.textContent = fresh > 0 && seconds > 0 ? short(fresh / seconds) : "–";
+            this.f_rate.textContent = fresh > 1 && seconds > 0 ? short(fresh / seconds) : "–";
         }
         drawBars(this.legend, this.counts, {
             height: 34,

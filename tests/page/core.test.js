@@ -184,9 +184,10 @@ test("a picture breaks lines as the page does, and its text is escaped", () => {
     assert.equal(height, 160);
     assert.equal(escapeXml('<a b="c">&\u0000\ud800x\u{1f600}'), "&lt;a b=&quot;c&quot;&gt;&amp;\ufffd\ufffdx\u{1f600}");
     const look = { paper: "#fff", ink: "#000", soft: "#555", colours: ramp(8, false) };
-    const column = { title: "1 loop", before: "p", tokens: [{ text: " </text><script>", depths: [99] }], end: "Ended", figures: [["Tokens", "1"]] };
+    const column = { title: "1 loop", before: "p", tokens: [{ text: " </text><script>", depths: [99] }], end: ["✓ right", "E".repeat(200)], figures: [["Tokens", "1"]] };
     const svg = toSvg(layOut({ model: "m", prompt: "q", columns: [column, column] }, look, measure));
     assert.ok(!svg.includes("<script") && svg.includes("&lt;script&gt;"));
+    assert.match(svg, />E{40,60}…</, "a line that is too long is cut");
 });
 
 test("the plan in words says layers, exit rule and cap; an older server says nothing", () => {

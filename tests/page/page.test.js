@@ -41,6 +41,23 @@ test("text that comes for several tokens shows all their depths", { skip }, asyn
     });
 });
 
+test("a stop text is no part of the answer, nor are the loops of its tokens; text held back for it gets its depth", { skip }, async () => {
+    const end = (depths) => textEvent("", depths, { finish_reason: "stop", stop_reason: "." }) + usage(2) + END;
+    let events = [textEvent(" Zoe", [3]), end([1])];
+    await withPage({ script: () => events }, {}, async (page) => {
+        const figures = async () => [await page.locator(".f-tokens").innerText(), await page.locator(".f-mean").innerText()];
+        await ask(page, "x", "completion");
+        assert.deepEqual(await tints(page), ["var(--d3)"]);
+        assert.deepEqual(await figures(), ["1", "3.00"]);
+        events = [textEvent(" a", [2]), textEvent(" Z", []), end([4, 1])]; // "oe." was the stop text
+        await ask(page, "x");
+        assert.deepEqual(await tints(page), ["var(--d2)", "var(--d4)"]);
+        assert.deepEqual(await figures(), ["2", "3.00"]);
+        await page.hover("#views .tok >> nth=1");
+        assert.equal(await text(page, "token-info"), 'Token 2, " Z", ran 4 of the model’s 8 loops.');
+    });
+});
+
 test("the request says what the form says and nothing more", { skip }, async () => {
     await withPage({ script: one }, {}, async (page, mock) => {
         await ask(page, "first", "chat");
