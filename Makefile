@@ -18,7 +18,9 @@
 #   make gpu-kit    all that a bare GPU machine needs to test and time the CUDA engine (engine/cuda/README.md)
 #   make format     clang-format the tree
 #   make compdb     write compile_commands.json for clangd
-#   make install    to $(DESTDIR)$(PREFIX)
+#   make install    to $(DESTDIR)$(prefix) (install-strip: without symbols; uninstall: removes it)
+#   make deb        Debian packages in build/deb
+#   make dist       the source as build/dist/fathom-VERSION.tar.gz
 #   make deps       install the Debian packages the build needs (apt, with or without root)
 #   make clean      remove build/
 #
@@ -71,8 +73,10 @@ endif
 HARDEN_LD := -Wl,-z,relro,-z,now,-z,noexecstack
 LINK_EXE  := $(if $(SAN),,-pie $(HARDEN_LD))
 OPT    := $(if $(SAN),-O1 -fno-omit-frame-pointer,-O2 $(harden_c) -fPIE)
+# No path of this folder in the program, so that the same source gives the same bytes anywhere.
+PREFIX_MAP := $(call takes,-ffile-prefix-map=$(CURDIR)=.)
 CFLAGS_ALL := -std=c11 -Wno-psabi -D_GNU_SOURCE -DFATHOM_VERSION='"$(VERSION)"' -fno-strict-aliasing -g $(OPT) -I. -pthread \
-              $(SYSROOT_CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -DFATHOM_SAN=1) $(CFLAGS)
+              $(PREFIX_MAP) $(SYSROOT_CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -DFATHOM_SAN=1) $(CFLAGS)
 
 # Objects depend on this file, which changes when the flags do. (Not by WERROR, which changes no object.)
 FLAGS := $(CC) $(CFLAGS_ALL) / $(WARN) / $(WARN_TEST)$(if $(LINK_EXE), / $(LINK_EXE))
@@ -91,7 +95,7 @@ LIBS   := $(SYSROOT_LIBS) -lmicrohttpd -luv -ljansson -lpcre2-8 -lutf8proc -lm -
 
 ROOMS    := base model text engine scheduler runtime api server loadgen cli
 # The CUDA plug-in is built apart: engine/cuda/cuda.mk.
-LIB_SRC  := $(filter-out cli/main.c engine/cuda/%,$(foreach r,$(ROOMS),$(wildcard $(r)/*.c $(r)/*/*.c)))
+LIB_SRC  := $(sort $(filter-out cli/main.c engine/cuda/%,$(foreach r,$(ROOMS),$(wildcard $(r)/*.c $(r)/*/*.c))))
 LIB_OBJ  := $(LIB_SRC:%.c=$(B)/%.o)
 UNIT_SRC := $(wildcard tests/unit/*.c tests/golden/*.c tests/property/*.c)
 UNIT_OBJ := $(UNIT_SRC:%.c=$(B)/%.o)
@@ -107,7 +111,7 @@ absent  := $(words $(filter-out $(wildcard $(OBJECTS)),$(OBJECTS)))
 started :=
 progress = $(eval started += x)[$(words $(started))$(if $(filter-out 0,$(absent)),/$(absent))]
 
-.PHONY: all help run test check check-fast san tsan tsan-http hostile hostile-san soak unit mutants fuzz fuzz-all fuzz-keep bench format compdb layers circles readability analyse install deps clean cuda
+.PHONY: all help run test check check-fast san tsan tsan-http hostile hostile-san soak unit mutants fuzz fuzz-all fuzz-keep bench format compdb layers circles readability analyse deps clean cuda
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -315,10 +319,7 @@ compdb:
 	$(file >>compile_commands.json,$(call compdb_line,cli/main.c,$(WARN))])
 	@echo "  compile_commands.json"
 
-install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/fathom
-	install -m 755 $(B)/fathom $(DESTDIR)$(PREFIX)/bin/fathom
-	if [ -f build/fathom-cuda.so ]; then install -m 755 build/fathom-cuda.so $(DESTDIR)$(PREFIX)/lib/fathom/; fi
+include packaging/packaging.mk
 
 clean:
 	rm -rf build
