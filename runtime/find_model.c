@@ -12,6 +12,7 @@
 
 enum { MAX_PLACES = 5, MAX_NAMES = 100, MAX_REF_BYTES = 128, NAMES_BYTES = 90, WHERE_BYTES = 170 };
 #define DEFAULT_NAME "demo"
+#define SECOND_NAME "hops" /* stands in where demo is not installed */
 
 typedef struct {
     char dirs[MAX_PLACES][MODEL_PATH_BYTES];
@@ -235,7 +236,8 @@ static void keep_newer(void *ud, const char *name, const char *dir) {
 static int find_default(model_place *out, const places *search, err *e) {
     newest own = {.out = out};
     if (search->own < search->n) each_in(search->dirs[search->own], keep_newer, &own);
-    if (!own.found && !find_name(out, search, DEFAULT_NAME)) {
+    if (!own.found && !find_name(out, search, DEFAULT_NAME) &&
+        !find_name(out, search, SECOND_NAME)) {
         err why = {0};
         (void)not_found(search, DEFAULT_NAME, &why);
         return err_set(e, why.code, "--model", "no model is given, and there is %s", why.msg);

@@ -5,7 +5,8 @@
  * ~/.local/share/fathom/models), ../share/fathom/models beside the program,
  * /usr/local/share/fathom/models, /usr/share/fathom/models. ORG/NAME, unless it is a path, is a
  * model of the Hugging Face cache ($HF_HUB_CACHE, $HF_HOME/hub, ~/.cache/huggingface/hub). Without
- * any of these: the newest folder in the user's data folder, else the name "demo". */
+ * any of these: the newest folder in the user's data folder, else the name "demo", else "hops".
+ */
 #ifndef FATHOM_FIND_MODEL_H
 #define FATHOM_FIND_MODEL_H
 

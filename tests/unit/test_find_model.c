@@ -126,6 +126,8 @@ Test(find_model, without_a_name_the_newest_of_the_users_own_is_taken) {
 
 Test(find_model, without_a_model_of_the_users_own_the_demo_is_taken) {
     refuses(NULL, "no model is given, and there is no model 'demo' (found: none");
+    MODEL("work/models/hops");
+    finds(NULL, "=models/hops");
     MODEL("work/models/demo");
     finds(NULL, "=models/demo");
 }

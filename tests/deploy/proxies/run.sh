@@ -184,7 +184,7 @@ filter_suffices() {
     local word sign port used
     cp -r models/demo "$tmp/model"
     : >"$tmp/allowed"
-    sed -n 's/^SystemCallFilter=//p' deploy/systemd/fathom.service >"$tmp/lines"
+    sed -n 's/^SystemCallFilter=//p' deploy/systemd/fathom.service.in >"$tmp/lines"
     while read -r line; do
         sign=+; case $line in '~'*) sign=-; line=${line#'~'} ;; esac
         for word in $line; do case $word in @*) calls_of "$word" ;; *) echo "$word" ;; esac; done >"$tmp/calls"
@@ -211,7 +211,7 @@ filter_suffices() {
 if have systemd-analyze; then
     ran+=(systemd)
     mkdir -p "$tmp/unit"
-    sed "s#/usr/local/bin/fathom#$fathom#" deploy/systemd/fathom.service >"$tmp/unit/fathom.service"
+    sed "s#@bindir@/fathom#$fathom#; s#@docdir@#$PWD#; s#@sysconfdir@#/etc#" deploy/systemd/fathom.service.in >"$tmp/unit/fathom.service"
     verify() { systemd-analyze verify --man=no "$tmp/unit/fathom.service" 2>&1 | tee "$tmp/verify"; ! grep -q fathom.service "$tmp/verify"; }
     check "systemd finds nothing wrong with the unit" verify
     if systemd-analyze security --help 2>/dev/null | grep -q -- --offline; then
