@@ -106,7 +106,7 @@ Q := $(if $(V),,@)
 
 # [compiled/to compile]: the second number counts the objects that are not there yet. Make expands a
 # recipe when it starts it, so the counter counts starts.
-OBJECTS := $(LIB_OBJ) $(B)/cli/main.o $(if $(filter unit san check-fast stress-all %/unit,$(MAKECMDGOALS)),$(UNIT_OBJ) $(TEST_LIB_OBJ))
+OBJECTS := $(LIB_OBJ) $(B)/cli/main.o $(if $(filter unit san check-fast stress-all %/unit %/unit-forked,$(MAKECMDGOALS)),$(UNIT_OBJ) $(TEST_LIB_OBJ))
 absent  := $(words $(filter-out $(wildcard $(OBJECTS)),$(OBJECTS)))
 started :=
 progress = $(eval started += x)[$(words $(started))$(if $(filter-out 0,$(absent)),/$(absent))]
@@ -165,6 +165,18 @@ $(B)/libtest.a: $(TEST_LIB_OBJ)
 $(B)/unit: $(UNIT_OBJ) $(B)/libtest.a $(B)/libfathom.a
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) $(LINK_EXE) $(OOM_WRAP) -rdynamic -o $@ $(UNIT_OBJ) $(B)/libtest.a $(B)/libfathom.a -lcriterion $(LIBS)
+
+# The same tests without Criterion's library: tests/ports/runner.c.
+$(B)/unit-forked: $(UNIT_OBJ) $(B)/tests/ports/runner.o $(B)/libtest.a $(B)/libfathom.a
+	@echo "  LD  $@"
+	$(Q)$(CC) $(CFLAGS_ALL) $(LINK_EXE) $(OOM_WRAP) -rdynamic -o $@ $(UNIT_OBJ) $(B)/tests/ports/runner.o $(B)/libtest.a $(B)/libfathom.a $(LIBS)
+
+# What a change needs before it is shown: the tests in C, by the release build, with fewer random
+# workloads. It names the tests that take seconds.
+check-fast: $(B)/fathom $(B)/unit-forked
+	@echo "  tests of $(B)/unit-forked; those of 3 s and more:"
+	@FATHOM_RUNS=$${FATHOM_RUNS:-400} FATHOM_PLANS=$${FATHOM_PLANS:-150} $(B)/unit-forked -j$(shell nproc) --slow 3 $(if $(T),--filter '$(T)') \
+	    2>$(B)/check-fast.log || { grep -aE '^\[' $(B)/check-fast.log; exit 1; }
 
 unit: $(B)/unit
 	LSAN_OPTIONS=leak_check_at_exit=0 $(B)/unit -j2 $(if $(T),--filter '$(T)')
