@@ -43,7 +43,7 @@ depths: 2,1" ] || { echo "FAIL models/hops answers: $answer"; exit 1; }
 
 # What differs between machines: arithmetic, golden results, bytes of texts and files. Tests that start
 # other programs, judge processor time or make random workloads are left out: minutes under qemu.
-default=(golden*/* bundled/* reference*/* rowmath/* cpu/* cpu_* sampler*/* base*/* hash*/* utf8*/* safetensors/* config/* model*/*
+default=(golden*/* bundled/* reference*/* rowmath/* cpu/* cpu_* sampler/* base*/* hash*/* utf8*/* safetensors/* config/* model*/*
     tokenizer*/* pattern*/* jinja*/* api_*/* constrain*/* schema*/* sched_*/*)
 set -f
 patterns=("$@")

@@ -18,8 +18,10 @@ clean() {
 }
 trap clean EXIT
 trap 'exit 1' INT TERM
+chmod 755 "$dir"
 debootstrap --variant=minbase "$suite" "$dir" "$mirror" >build/debootstrap.log 2>&1 ||
     skip "debootstrap $suite $mirror: $(tail -1 build/debootstrap.log)"
+echo force-unsafe-io >"$dir/etc/dpkg/dpkg.cfg.d/fast" # the folder need not survive a crash
 cp /etc/resolv.conf "$dir/etc/"
 mount -t proc proc "$dir/proc"
 mount --bind /dev "$dir/dev"
