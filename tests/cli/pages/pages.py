@@ -16,14 +16,14 @@ import tempfile
 import time
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-PROGRAM = os.path.abspath(os.environ.get("FATHOM_BIN", os.path.join(REPOSITORY, "build", "release", "fathom")))
+PROGRAM = os.path.abspath(os.environ.get("FATHOM_BIN") or os.path.join(REPOSITORY, "build", "release", "fathom"))
 PAGES = ("README.md", "docs/commands.md", "docs/models.md", "docs/operations.md", "docs/troubleshooting.md", "docs/benchmarks.md")
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)
 LEFT_OUT = re.compile(r"<!-- not run: (.+) -->\s*\Z")
 # Commands that need the network, privileges, or a service of the machine.
 NEEDS_MORE = re.compile(r"\b(git clone|apt|apt-get|docker|kubectl|systemctl|hf|npm|pip|make)\s")
 STAND_IN = {"Ouro-1.4B": "ouro_tiny", "huginn-0125": "huginn_tiny", "my-model": "tiny"}
-LIMIT_S = 300
+LIMIT_S = 900
 
 
 def blocks(text):
