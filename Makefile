@@ -18,6 +18,7 @@
 #   make gpu-kit    all that a bare GPU machine needs to test and time the CUDA engine (engine/cuda/README.md)
 #   make format     clang-format the tree
 #   make compdb     write compile_commands.json for clangd
+#   make man        write the manual pages into build/man
 #   make install    to $(DESTDIR)$(prefix) (install-strip: without symbols; uninstall: removes it)
 #   make deb        Debian packages in build/deb
 #   make dist       the source as build/dist/fathom-VERSION.tar.gz
@@ -111,7 +112,7 @@ absent  := $(words $(filter-out $(wildcard $(OBJECTS)),$(OBJECTS)))
 started :=
 progress = $(eval started += x)[$(words $(started))$(if $(filter-out 0,$(absent)),/$(absent))]
 
-.PHONY: all help run test check check-fast san tsan tsan-http hostile hostile-san soak unit mutants fuzz fuzz-all fuzz-keep bench format compdb layers circles readability analyse deps clean cuda
+.PHONY: all help run test check check-fast san tsan tsan-http hostile hostile-san soak unit mutants fuzz fuzz-all fuzz-keep bench format compdb layers circles readability analyse man deps clean cuda
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -332,6 +333,19 @@ compdb:
 	@echo "  compile_commands.json"
 
 include packaging/packaging.mk
+
+# Manual pages, and the page of all options, from the tables of the program.
+MAN_DATE ?= $(shell git log -1 --format=%cs 2>/dev/null)
+man: all
+	@mkdir -p build/man && rm -f build/man/*.1
+	$(Q)$(B)/fathom manual --date '$(MAN_DATE)' >build/man/fathom.1
+	$(Q)$(B)/fathom manual --list | while read -r command; do \
+	    $(B)/fathom manual --date '$(MAN_DATE)' "$$command" >"build/man/fathom-$$(echo "$$command" | tr ' ' -).1" || exit 1; \
+	done
+	@echo "  build/man"
+
+docs/options.md: $(B)/fathom
+	$(Q)$(B)/fathom manual --format markdown >$@
 
 clean:
 	rm -rf build

@@ -118,6 +118,8 @@ const opt_row *opt_find(const opt_command *command, const char *name, size_t len
 const opt_row *opt_marked(const opt_command *command, opt_mark mark);
 /* Appends its help with range, other names and "(required)". */
 void opt_describe(buf *out, const opt_command *command, const opt_row *row);
+/* Appends "fathom serve [MODEL] [options]". */
+void opt_usage(buf *out, const opt_command *command);
 /* Appends "FATHOM_MAX_ROWS". False: no variable sets this option. */
 bool opt_variable(buf *out, const opt_command *command, const opt_row *row);
 /* The options that every command has: --config (unless the command has its own), --help,

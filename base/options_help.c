@@ -52,6 +52,15 @@ void opt_describe(buf *out, const opt_command *command, const opt_row *row) {
     }
 }
 
+void opt_usage(buf *out, const opt_command *command) {
+    const opt_row *bare = opt_marked(command, OPT_MARK_BARE);
+    buf_printf(out, "fathom %s", command->command);
+    if (bare)
+        buf_printf(out, "%s%s%s", bare->required ? " " : " [", bare->meta,
+                   bare->required ? "" : "]");
+    buf_puts(out, " [options]");
+}
+
 /* Prints words from HELP_COLUMN on; each line after the first is indented as far. */
 static void print_wrapped(const char *text) {
     const int indent = HELP_COLUMN + 3;
@@ -119,14 +128,15 @@ static void print_common(const opt_command *command) {
 
 int opt__help(const opt_parser *self, const char *part) {
     const opt_command *command = self->command;
-    const opt_row *bare = opt_marked(command, OPT_MARK_BARE);
     if (part) {
         if (print_rows(command, part) > 0) return 0;
         return opt__usage(self, "no option is about '%s'", part);
     }
-    printf("fathom %s - %s\n\nUsage: fathom %s%s%s%s [options]\n", command->command,
-           command->summary, command->command, bare ? " [" : "", bare ? bare->meta : "",
-           bare ? "]" : "");
+    buf usage = {0};
+    opt_usage(&usage, command);
+    printf("fathom %s - %s\n\nUsage: %s\n", command->command, command->summary,
+           usage.failed ? "" : usage.data);
+    buf_deinit(&usage);
     print_rows(command, NULL);
     print_common(command);
     printf("\nExample:\n  %s\n", command->example);

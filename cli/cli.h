@@ -21,6 +21,8 @@ int cmd_tokenize(opt_args *args);
 int cmd_health(opt_args *args);
 int cmd_models(opt_args *args);
 int cmd_version(opt_args *args);
+int cmd_completion(opt_args *args);
+int cmd_manual(opt_args *args);
 int cmd_bench_engine(opt_args *args); /* no HTTP */
 int cmd_bench_kernels(opt_args *args);
 

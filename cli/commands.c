@@ -18,6 +18,8 @@ const cli_command commands[] = {
     {"bench", cmd_bench},
     {"bench engine", cmd_bench_engine},
     {"bench kernels", cmd_bench_kernels},
+    {"completion", cmd_completion},
+    {"manual", cmd_manual},
     {"version", cmd_version},
     {NULL, NULL},
 };

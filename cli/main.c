@@ -19,7 +19,7 @@ static void print_help(FILE *to) {
             "different depths\n\nUsage: fathom COMMAND [options]\n\n");
     commands_show(print_summary, to);
     fprintf(to, "\n'fathom COMMAND --help' lists the options of a command, with an example.\nFirst "
-                "steps:\n  fathom serve --model models/demo\n");
+                "steps:\n  fathom serve\n");
 }
 
 /* How many of the words name this command: 0, 1 or, for "bench kernels", 2. */
