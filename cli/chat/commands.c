@@ -187,7 +187,7 @@ static int do_again(chat *self, const char *text, err *e) {
     (void)text;
     if (asked == SIZE_MAX) return wrong(e, "there is no answer to make again");
     if (is_greedy(self))
-        fprintf(stderr, "At temperature 0 the answer stays the same; /temperature 1 varies it.\n");
+        fprintf(stderr, "At temperature 0 another seed changes nothing; /temperature 1 does.\n");
     json_t *question = json_incref(json_array_get(self->messages, asked));
     json_t *answer = json_incref(json_array_get(self->messages, asked + 1));
     bool own = self->own_seed;
