@@ -195,6 +195,8 @@ static int finish(chat_turn *turn, uint64_t seed, err *e) {
     if (turn->error.code != ERR_NONE)
         return err_set(e, turn->error.code, NULL, "%s", turn->error.msg);
     end_line(turn);
+    if (turn->said.len == 0 && !turn->talk->terminal)
+        put(turn, "\n", 1, 0, false); /* a line for each question */
     fflush(stdout);
     print_figures(turn, seed);
     return chat_say(turn->talk, "assistant", &turn->said, &turn->thought, e);

@@ -102,6 +102,19 @@ cmp "$dir/stdin" "$dir/generate" || fail "generate --prompt - differs: $(cat "$d
 printf 'Who made the world?\n' | $fathom generate models/demo --device cpu --chat --temperature 0 --max-tokens 24 - >"$dir/stdin" 2>/dev/null
 cmp "$dir/stdin" "$dir/generate" || fail "generate - differs: $(cat "$dir/stdin")"
 
+# A model that thinks first: a filter prints the answer alone, and this one ends within its thoughts.
+cat >"$dir/think.jinja" <<'END'
+{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|><think>
+{% endif %}
+END
+talk 0 "seed 1" models/demo --device cpu --chat-template "$dir/think.jinja" --max-tokens 12 --seed 1 <<END
+Hello
+/save $dir/thought.json
+END
+printed ""
+[ "$(wc -l <"$dir/out")" -eq 1 ] || fail "no line for the question"
+jq -e '.[1].content == "" and (.[1].reasoning_content | length) > 0' "$dir/thought.json" >/dev/null || fail "the thoughts: $(cat "$dir/thought.json")"
+
 # A model without a tokenizer takes and gives ids.
 talk 0 "has no tokenizer: write token ids" models/demo --device cpu --no-tokenizer --max-tokens 5 --temperature 0 <<END
 1142 258
@@ -183,5 +196,5 @@ if ! command -v python3 >/dev/null; then echo "no python3: the terminal was not 
 $fathom init --variant huginn_tiny --out "$dir/endless" >/dev/null
 jq '.block_size = 400000' "$dir/endless/config.json" >"$dir/config.json"
 mv "$dir/config.json" "$dir/endless/config.json"
-python3 tests/cli/chat/terminal.py "$fathom" "$dir/endless"
+python3 tests/cli/chat/terminal.py "$fathom" "$dir/endless" "$dir/think.jinja"
 echo "chat: ok"

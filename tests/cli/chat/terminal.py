@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """`fathom chat` by a person at a terminal: tints, editing, lines of earlier sessions, Ctrl+C and Ctrl+D.
 
-usage: terminal.py PROGRAM ENDLESS_MODEL
-ENDLESS_MODEL writes tokens for minutes. Lines are edited only where libedit is installed.
+usage: terminal.py PROGRAM ENDLESS_MODEL THINKING_TEMPLATE
+ENDLESS_MODEL writes tokens for minutes. With THINKING_TEMPLATE an answer begins with reasoning. Lines are edited only where libedit is installed.
 """
 import ctypes.util
 import os
@@ -15,7 +15,7 @@ import tempfile
 import time
 
 PATIENCE = 240  # seconds until a text that never comes is given up; judges no speed
-PROGRAM, ENDLESS = sys.argv[1:3]
+PROGRAM, ENDLESS, THINKING = sys.argv[1:4]
 HAS_EDITOR = bool(ctypes.util.find_library("edit")) or os.path.exists("/usr/lib/x86_64-linux-gnu/libedit.so.2")
 UP, LEFT, CTRL_A, CTRL_C, CTRL_D = b"\x1b[A", b"\x1b[D", b"\x01", b"\x03", b"\x04"
 
@@ -132,6 +132,16 @@ check(re.search(r"user: one\r?\ntwo\r?\n", term.until(rb"two\r?\nassistant: ")),
 term.until(PROMPT)
 term.send(CTRL_D)
 check(term.ends() == 0, "Ctrl+D ends")
+
+# Reasoning is dimmed.
+term = Terminal("models/demo", "--device", "cpu", "--max-tokens", "12", "--chat-template", THINKING, XDG_STATE_HOME=state)
+term.until(PROMPT)
+term.send(b"Hello\r")
+text = term.until(FIGURES)
+check(len(re.findall(r"\x1b\[2m\x1b\[38;5;\d+m", text)) > 3, "reasoning is dimmed")
+term.until(PROMPT)
+term.send(CTRL_D)
+check(term.ends() == 0, "and the conversation ends")
 
 # An answer without end is stopped, and the conversation goes on.
 term = Terminal(ENDLESS, "--device", "cpu", "--max-tokens", "300000", XDG_STATE_HOME=state)
