@@ -69,7 +69,8 @@ static void add_total(buf *out, const progress *self) {
 }
 
 static void add_rate(buf *out, const progress *self, double per_second) {
-    if (self->unit == NULL) buf_printf(out, "%.0f MB/s", per_second / 1e6);
+    if (self->unit == NULL)
+        buf_printf(out, "%.*f MB/s", per_second < 1e7 ? 1 : 0, per_second / 1e6);
     else buf_printf(out, per_second < 10 ? "%.1f %s/s" : "%.0f %s/s", per_second, self->unit);
 }
 

@@ -108,7 +108,7 @@ static int open_chat(chat *self, const options *opts, err *e) {
     if (open_api(self, opts, e) != 0) return -1;
     if (sched_create(&self->sched, self->rt->backend, &self->rt->sched, chat_on_event, self, e) !=
             0 ||
-        chat_input_open(&self->input, self->terminal, e) != 0)
+        chat_input_open(&self->input, self->terminal, chat_command_words(), e) != 0)
         return -1;
     say_form(self);
     return set_all(self, opts, e);
@@ -144,6 +144,8 @@ static bool take_entry(chat *self, buf *entry) {
     bool more = true;
     if (is_blank(entry)) return true;
     if (entry->data[0] == '/' && entry->data[1] != '/') {
+        while (strchr(" \t\n", entry->data[entry->len - 1])) /* the Tab key adds a blank */
+            entry->data[--entry->len] = 0;
         more = chat_command(self, entry->data, &e);
     } else {
         if (entry->data[0] == '/') buf_drop(entry, 1);

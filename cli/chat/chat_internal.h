@@ -66,6 +66,8 @@ void chat_on_event(void *ud, const sched_event *ev); /* for sched_create; ud: th
 
 /* Runs a line beginning with "/". False: the conversation ends. */
 bool chat_command(chat *self, const char *line, err *e);
+/* "/help", "/depth", …, NULL. */
+const char *const *chat_command_words(void);
 /* Sets members of `settings` (NULL: removes them), if requests with them are sound. */
 int chat_set(chat *self, const char *name, json_t *steal_value, err *e);
 

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { LONGEST = 16 }; /* letters of a command */
+
 typedef int (*command_run)(chat *self, const char *text, err *e);
 
 static int wrong(err *e, const char *rule) {
@@ -270,6 +272,16 @@ static const struct {
     {"show", NULL, do_show, "the settings"},
     {"exit", NULL, NULL, "end, as Ctrl+D does"},
 };
+
+const char *const *chat_command_words(void) {
+    static char text[ARRAY_LEN(commands)][LONGEST + 2];
+    static const char *words[ARRAY_LEN(commands) + 1];
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+        (void)snprintf(text[i], sizeof text[i], "/%s", commands[i].name);
+        words[i] = text[i];
+    }
+    return words;
+}
 
 static int do_help(chat *self, const char *text, err *e) {
     (void)self, (void)text, (void)e;

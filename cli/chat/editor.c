@@ -12,6 +12,7 @@ struct chat_editor {
     char *(*readline)(const char *prompt);
     int (*add_history)(const char *line);
     int (*stifle_history)(int most);
+    void (*resize)(void); /* NULL: an old library */
 };
 
 enum { MOST_LINES = 1000 };
@@ -23,7 +24,38 @@ static bool find(void *library, const char *name, void *function, size_t bytes) 
     return found != NULL;
 }
 
-chat_editor *chat_editor_open(void) {
+/* ---- the Tab key: commands ---- */
+
+/* libedit calls back without an argument of ours. */
+static const char *const *words;
+static char **(*matches)(const char *text, char *(*next)(const char *text, int again));
+
+/* The next command that begins with the text; again: 0 at the first call for a text. */
+static char *next_word(const char *text, int again) {
+    static size_t at;
+    if (again == 0) at = 0;
+    while (words[at]) {
+        const char *word = words[at++];
+        if (strncmp(word, text, strlen(text)) == 0) return strdup(word);
+    }
+    return NULL;
+}
+
+/* NULL: libedit looks for files. */
+static char **complete(const char *text, int start, int end) {
+    (void)end;
+    return start == 0 && text[0] == '/' ? matches(text, next_word) : NULL;
+}
+
+static void complete_words(void *library, const char *const *list) {
+    char **(**hook)(const char *, int, int) = dlsym(library, "rl_attempted_completion_function");
+    words = list;
+    if (hook && find(library, "rl_completion_matches", &matches, sizeof matches)) *hook = complete;
+}
+
+/* ---- lines ---- */
+
+chat_editor *chat_editor_open(const char *const *commands) {
     void *library = dlopen("libedit.so.2", RTLD_NOW | RTLD_LOCAL);
     chat_editor *editor = library ? calloc(1, sizeof *editor) : NULL;
     if (editor == NULL) return NULL;
@@ -42,6 +74,8 @@ chat_editor *chat_editor_open(void) {
     int *catches = dlsym(library, "rl_catch_signals");
     if (catches) *catches = 0;
     (void)init();
+    (void)find(library, "rl_resize_terminal", &editor->resize, sizeof editor->resize);
+    complete_words(library, commands);
     using_history();
     (void)editor->stifle_history(MOST_LINES);
     return editor;
@@ -53,6 +87,7 @@ void chat_editor_close(chat_editor *editor) {
 }
 
 int chat_editor_line(chat_editor *editor, const char *prompt, buf *out) {
+    if (editor->resize) editor->resize(); /* the window may have another size since the last line */
     char *line = editor->readline(prompt);
     if (line == NULL) return 0;
     buf_puts(out, line);

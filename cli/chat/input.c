@@ -46,13 +46,13 @@ void chat_forget_interrupt(void) {
 
 /* ---- opening ---- */
 
-int chat_input_open(chat_input **out, bool terminal, err *e) {
+int chat_input_open(chat_input **out, bool terminal, const char *const *commands, err *e) {
     *out = calloc(1, sizeof **out);
     if (*out == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the input");
     (*out)->terminal = terminal;
     if (!terminal) return 0;
     if (terminal_is(STDIN_FILENO) && terminal_is(STDOUT_FILENO))
-        (*out)->editor = chat_editor_open();
+        (*out)->editor = chat_editor_open(commands);
     if ((*out)->editor == NULL) return 0;
     chat_past *past = chat_past_open();
     for (size_t i = 0; past && i < chat_past_lines(past); i++)

@@ -10,8 +10,8 @@ enum { CHAT_ENTRY_BYTES = 4 << 20 }; /* of one entry */
 
 /* The line editor of libedit (editline.3), if it is installed. */
 typedef struct chat_editor chat_editor;
-/* NULL: there is none. */
-chat_editor *chat_editor_open(void);
+/* commands: the words that the Tab key completes, up to NULL; borrowed. NULL: there is none. */
+chat_editor *chat_editor_open(const char *const *commands);
 void chat_editor_close(chat_editor *editor);
 /* Reads a line: 1 with the line, without its newline, in *out; 0 at the end of the input or after
  * Ctrl+C; -1 when memory ran out. */
@@ -28,8 +28,9 @@ const char *chat_past_line(const chat_past *past, size_t i); /* oldest first */
 void chat_past_add(chat_past *past, const char *line);       /* appends it to the file */
 
 typedef struct chat_input chat_input;
-/* terminal: a person types; otherwise stdin is read as a filter. */
-int chat_input_open(chat_input **out, bool terminal, err *e) WARN_UNUSED;
+/* terminal: a person types; otherwise stdin is read as a filter. commands: as of the editor. */
+int chat_input_open(chat_input **out, bool terminal, const char *const *commands,
+                    err *e) WARN_UNUSED;
 void chat_input_close(chat_input *input);
 typedef enum {
     CHAT_ENTRY,     /* *out is what was written */

@@ -53,7 +53,7 @@ talk 0 "" models/hops --device cpu <<END
 Ann's friend is
 Bob's friend's friend is
 /undo
-/save $dir/talk.json
+/save $dir/talk.json  
 /clear
 Eve's friend is
 /load $dir/talk.json
