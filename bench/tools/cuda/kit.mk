@@ -19,7 +19,7 @@ else
 kit_static = $(or $(firstword $(wildcard $(SYSROOT)/lib/$(TRIPLE)/lib$1.a) \
                  $(filter /%,$(shell $(CC) -print-file-name=lib$1.a))),-l$1)
 KIT_LIBS   = $(if $(SYSROOT),-L$(CURDIR)/$(SYSROOT)/lib/$(TRIPLE)) $(call kit_static,jansson) $(call kit_static,pcre2-8) $(call kit_static,utf8proc) \
-             -lmicrohttpd -luv -lcurl -lm -ldl -pthread
+             -lmicrohttpd -luv -lm -ldl -pthread
 # DT_RPATH, unlike DT_RUNPATH, also holds for what the libraries themselves need.
 KIT_LINK  := -Wl,--as-needed -Wl,--disable-new-dtags -Wl,-rpath,\$$ORIGIN/lib
 KIT_MADE  := $(addprefix $(KIT_B)/,fathom-cuda.so fathom-cuda-selftest fathom-cuda-bench fathom-cuda-step)
