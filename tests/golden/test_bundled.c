@@ -218,29 +218,38 @@ Test(bundled, hops_allowed_fewer_loops_names_the_friend_it_has_reached) {
     }
 }
 
-Test(bundled, hops_answers_every_held_out_question_after_as_many_loops_as_it_has_steps) {
-    static answers all;
-    model_rig rig = rig_open("models/hops", 8, KV_LAST, answer_event, &all);
-    all = (answers){.rig = &rig, .first = 1};
+static json_t *read_questions(void) {
     buf text = {0};
     err e = {0};
     cr_assert_eq(file_read(&text, "models/hops/questions.jsonl", 1 << 20, &e), 0, "%s", e.msg);
-    json_t *rows = json_array(), *one;
+    json_t *rows = json_array();
     for (char *line = text.data, *end; (end = strchr(line, '\n')) != NULL; line = end + 1)
         json_array_append_new(rows, json_loadb(line, (size_t)(end - line), 0, NULL));
-    size_t i;
-    json_array_foreach(rows, i, one) {
-        submit_text(&rig, json_string_value(json_object_get(one, "prompt")), 1, 0);
-    }
-    cr_assert_eq(i, 200);
-    golden_step(rig.sch, 1000000);
-    json_array_foreach(rows, i, one) {
-        check_answer(&all, i, json_string_value(json_object_get(one, "answer")),
-                     (uint32_t)json_integer_value(json_object_get(one, "hops")));
+    cr_assert_eq(json_array_size(rows), 200);
+    buf_deinit(&text);
+    return rows;
+}
+
+Test(bundled, hops_answers_every_held_out_question_after_as_many_loops_as_it_has_steps) {
+    static const char *const dirs[] = {"models/hops", "models/hops-extrapolates"};
+    json_t *rows = read_questions(), *one;
+    for (size_t which = 0; which < 2 * ARRAY_LEN(dirs); which++) {
+        static answers all;
+        model_rig rig =
+            rig_open(dirs[which / 2], 8, which % 2 ? KV_LAST : KV_EXACT, answer_event, &all);
+        all = (answers){.rig = &rig, .first = 1};
+        size_t i;
+        json_array_foreach(rows, i, one) {
+            submit_text(&rig, json_string_value(json_object_get(one, "prompt")), 1, 0);
+        }
+        golden_step(rig.sch, 1000000);
+        json_array_foreach(rows, i, one) {
+            check_answer(&all, i, json_string_value(json_object_get(one, "answer")),
+                         (uint32_t)json_integer_value(json_object_get(one, "hops")));
+        }
+        rig_close(&rig);
     }
     json_decref(rows);
-    buf_deinit(&text);
-    rig_close(&rig);
 }
 
 /* A circle of friends, and questions of many steps along it. */
@@ -261,9 +270,9 @@ static void ask_circle(model_rig *rig, size_t from, size_t steps, uint16_t max_l
     buf_deinit(&text);
 }
 
-Test(bundled, hops_extrapolates_takes_a_ninth_step_with_a_ninth_loop) {
+static void ask_a_ninth_step(kv_policy policy) {
     static answers all;
-    model_rig rig = rig_open("models/hops-extrapolates", 9, KV_LAST, answer_event, &all);
+    model_rig rig = rig_open("models/hops-extrapolates", 9, policy, answer_event, &all);
     all = (answers){.rig = &rig, .first = 1};
     for (size_t i = 0; i < ARRAY_LEN(circle); i++) {
         ask_circle(&rig, i, 9, 9);
@@ -278,6 +287,11 @@ Test(bundled, hops_extrapolates_takes_a_ninth_step_with_a_ninth_loop) {
         }
     }
     rig_close(&rig);
+}
+
+Test(bundled, hops_extrapolates_takes_a_ninth_step_with_a_ninth_loop) {
+    ask_a_ninth_step(KV_EXACT);
+    ask_a_ninth_step(KV_LAST);
 }
 
 /* ---- demo: the loss on held-out text ---- */
