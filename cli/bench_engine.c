@@ -25,7 +25,7 @@ typedef struct {
     uint64_t prompt_tokens, output_tokens, repeat, seed, flights, rounds, waiting, shared;
     double top_p, mean_depth;
     opt_real temperature; /* default: 1; with prompts 0 */
-    bool json, simulate, same_lengths;
+    bool json, simulate, same_lengths, prefix_cache;
 } options;
 
 typedef struct {
@@ -94,6 +94,7 @@ static int parse(bench *to, const options *opts, const runtime_opts *run_opts, e
                          .waiting = (uint32_t)opts->waiting,
                          .shared = (uint32_t)opts->shared,
                          .same_lengths = opts->same_lengths,
+                         .prefix_cache = opts->prefix_cache || opts->shared > 0,
                          .seed = opts->seed,
                          .rounds = opts->rounds,
                          .temperature = (float)temperature,
@@ -293,6 +294,10 @@ int cmd_bench_engine(opt_args *args) {
         {"--shared-prompt", OPT_UINT, &opts.shared, "N",
          "first tokens that all prompts share, with the prefix cache on (default 0: off)", 0, 1e6,
          false},
+        {"--prefix-cache", OPT_FLAG, &opts.prefix_cache, NULL,
+         "keep the cache of prompts for later ones, as the server does: with --prompts, a prompt "
+         "that comes again runs its last tokens only (default: every prompt is run)",
+         0, 0, false},
         {"--same-lengths", OPT_FLAG, &opts.same_lengths, NULL,
          "prompts and outputs of exactly these lengths (default: half to one and a half)", 0, 0,
          false},

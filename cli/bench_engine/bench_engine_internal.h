@@ -20,6 +20,7 @@ typedef struct {
     uint32_t sequences, prompt_tokens, output_tokens; /* lengths: half to one and a half of these */
     bool same_lengths;                                /* exactly these */
     uint32_t shared;                                  /* first tokens of all prompts */
+    bool prefix_cache;                                /* off: every prompt is run */
     uint32_t waiting;                                 /* requests kept waiting beside them */
     uint64_t seed, rounds;
     float temperature, top_p;

@@ -205,7 +205,7 @@ static int open_and_measure(driver *drv, const be_mode *mode, err *e) {
     opts.max_running = load->sequences;
     opts.max_queue = drv->n_lanes;
     opts.max_queue_tokens = UINT64_MAX;
-    opts.prefix_cache = load->shared > 0; /* else every prompt is run */
+    opts.prefix_cache = load->prefix_cache;
     be_watch_init(&drv->watch, drv->run_on->backend, load, &drv->run->table);
     if (sched_create(&drv->sched, &drv->watch.base, &opts, on_event, drv, e) != 0) return -1;
     return measure(drv, e);

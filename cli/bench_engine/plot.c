@@ -131,10 +131,13 @@ static void put_launches(buf *to, const be_line *line, double seconds, uint32_t 
     const be_run *run = line->run;
     char title[120];
     buf_puts(to, "$pool << EOD\n");
-    /* A sample is taken when its launch has ended. */
-    for (uint32_t i = 0; i < run->n_samples; i++) {
-        buf_printf(to, "%.4f %u\n%.4f %u\n", i ? run->at_ms[i - 1] / 1e3 : 0, run->pool[i],
-                   run->at_ms[i] / 1e3, run->pool[i]);
+    /* A sample is taken when its launch has ended. The picture needs no more than a pixel has. */
+    uint32_t every = run->n_samples / (WIDTH / COLUMNS) + 1;
+    double before = 0;
+    for (uint32_t i = 0; i < run->n_samples; i += every) {
+        double now = run->at_ms[i] / 1e3;
+        buf_printf(to, "%.4f %u\n%.4f %u\n", before, run->pool[i], now, run->pool[i]);
+        before = now;
     }
     (void)snprintf(title, sizeof title, "%s %s: rows of a launch, mean %.1f", line->mode->mode,
                    line->mode->policy, run->pool_mean);

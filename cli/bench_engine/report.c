@@ -24,6 +24,7 @@ static void print_load(FILE *to, const be_load *load) {
         fprintf(to, "prompts %u, outputs %u tokens (%s)", load->prompt_tokens, load->output_tokens,
                 load->same_lengths ? "exactly" : "half to one and a half of it");
     }
+    if (load->prefix_cache) fprintf(to, ", prefix cache on");
     fprintf(to, ", temperature %.2f, top_p %.2f, seed %llu, %llu rounds", (double)load->temperature,
             (double)load->top_p, (ull)load->seed, (ull)load->rounds);
 }
@@ -164,6 +165,7 @@ static void json_line(FILE *to, const be_line *line) {
 }
 
 static void json_load(buf *to, const be_load *load) {
+    buf_printf(to, ",\"prefix_cache\":%s", load->prefix_cache ? "true" : "false");
     if (load->prompts == NULL) {
         buf_printf(to, ",\"prompt_tokens\":%u", load->prompt_tokens);
         return;

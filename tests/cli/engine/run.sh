@@ -110,6 +110,12 @@ jq -e 'all(.runs[]; (.depth_histogram[8] / .positions | . > 0.001 and . < 0.01) 
 grep -q 'depthwise last .* answers right: 40 of 40' "$out/real.txt" || fail "no answers in the table"
 "$fathom" bench engine --model models/hops --device cpu --prompts "$out/wrong.jsonl" --sequences 4 --repeat 1 --modes depthwise/last \
     --json 2>/dev/null | jq -e 'all(.runs[]; .answers == 39 and .answers_right == 38)' >/dev/null || fail "a wrong answer is right"
+# A prompt that comes again runs its last tokens only.
+"$fathom" bench engine --model models/hops --device cpu --prompts "$out/some.jsonl" --sequences 8 --repeat 1 --rounds 3 --prefix-cache \
+    --modes depthwise/last --json 2>/dev/null >"$out/kept.json"
+jq -e -s '.[0].prefix_cache == false and .[1].prefix_cache and all(.[1].runs[]; .answers_right == 40)
+    and (.[1].runs[-1] | .positions / .tokens) < 0.8 * (.[0].runs[-1] | .positions / .tokens)' "$out/real.json" "$out/kept.json" \
+    >/dev/null || fail "the prefix cache: $(jq -c '.runs[-1] | [.positions, .tokens]' "$out/real.json" "$out/kept.json")"
 for more in '--simulate --simulate-from x' '--shared-prompt 4'; do
     # shellcheck disable=SC2086
     if "$fathom" bench engine --model models/hops --prompts "$out/some.jsonl" $more >/dev/null 2>"$out/error"; then fail "accepted: $more"; fi
