@@ -17,16 +17,25 @@ const state = {
     retry: true, // whether asking for the model again may help
     chosen: false, // whether the kind of the beginning was chosen: a server that comes back changes nothing
     abort: null, // of the answers that come now
+    ended: null, // their end, as a promise
     finding: null,
 };
+const hasKeyboard = matchMedia("(pointer: fine)").matches;
+const usualInfo = `Each token is coloured by its depth: the loops it ran. ${hasKeyboard ? "Point at" : "Tap"} a token to see its depth.`;
 const form = new Form();
 const columns = new Columns(() => form.remember());
 const single = new AnswerView();
 single.root.classList.add("card");
 const chat = new Conversation({
     dress: (view) => dress(view),
-    onEdit: (question) => write(question),
-    onRegenerate: () => void ask(chat.dropLast()),
+    onEdit() {
+        if (!state.abort) write(chat.dropLast());
+    },
+    onRegenerate() {
+        if (state.abort) return;
+        $("prompt").value = chat.dropLast(); // where it stays if it cannot be sent
+        void ask($("prompt").value);
+    },
 });
 
 const kept = (key) => {
@@ -58,7 +67,9 @@ function showModel(model) {
     columns.setLimits(model.least, model.cap, model.usual);
     form.allow("chat", model.chat, "This model has no chat template");
     $("template").closest("label").classList.toggle("gone", !model.chat);
-    $("prompt").placeholder = model.tokenizer ? "Write a prompt" : "Token ids, such as 1 2 3: this model has no tokenizer";
+    $("prompt").placeholder = model.tokenizer
+        ? `Write a prompt.${hasKeyboard ? " Enter sends, Shift+Enter breaks the line, Esc stops." : ""}`
+        : "Token ids, such as 1 2 3: this model has no tokenizer";
     limitFields(model);
     showExamples(model.examples);
     showKind();
@@ -118,8 +129,7 @@ function showExamples(examples) {
 }
 
 async function runExample(example) {
-    state.abort?.abort();
-    while (state.abort) await new Promise((done) => setTimeout(done, 10));
+    await halt();
     form.kind = example.kind;
     form.fill({ ...example, loops: undefined }, true);
     if (example.loops?.length) columns.setLoops(example.loops);
@@ -147,11 +157,8 @@ function showKind() {
     if (kind === "chat") $("main").insertBefore($("answers"), $("ask"));
     else $("ask").after($("answers"));
     if (kind === "chat") chat.moved();
-    const tap = matchMedia("(pointer: coarse)").matches ? "Tap" : "Point at";
-    usualInfo = `Each token is coloured by its depth: the loops it ran. ${tap} a token to see its depth.`;
-    $("token-info").textContent = usualInfo;
+    unpick();
 }
-let usualInfo = "";
 
 /** The views of the kind that is shown, with their titles. */
 function views() {
@@ -235,8 +242,20 @@ async function goOn() {
     await send(() => [{ view: single, path: "v1/completions", body: { ...body, prompt }, prompt: single.before }]);
 }
 
-async function send(makeRuns) {
+/** Stops what comes now, and waits until it has. */
+async function halt() {
+    state.abort?.abort();
+    await state.ended;
+}
+
+function send(makeRuns) {
+    state.ended = sendAll(makeRuns);
+    return state.ended;
+}
+
+async function sendAll(makeRuns) {
     state.abort = new AbortController();
+    unpick();
     busy(true);
     pool.wake();
     launches.wake();
@@ -361,8 +380,9 @@ $("form").addEventListener("submit", (e) => {
     void ask($("prompt").value);
 });
 $("stop-answer").addEventListener("click", () => state.abort?.abort());
+// On a phone Enter breaks the line: its keyboard has no Shift+Enter.
 document.addEventListener("keydown", (e) => {
-    const sends = e.key === "Enter" && !e.isComposing && (e.ctrlKey || e.metaKey || (e.target === $("prompt") && !e.shiftKey));
+    const sends = e.key === "Enter" && !e.isComposing && (e.ctrlKey || e.metaKey || (e.target === $("prompt") && !e.shiftKey && hasKeyboard));
     if (sends) {
         e.preventDefault();
         void ask($("prompt").value);
@@ -380,22 +400,29 @@ $("defaults").addEventListener("click", () => {
     form.remember();
 });
 $("numbers").addEventListener("change", () => $("answers").classList.toggle("numbered", $("numbers").checked));
-$("clear").addEventListener("click", () => {
-    state.abort?.abort();
+$("clear").addEventListener("click", async () => {
+    await halt();
     hint("");
     if (form.kind === "chat") chat.clear();
     for (const { view } of views()) view.reset("");
-    $("token-info").textContent = usualInfo;
+    unpick();
     $("prompt").focus();
 });
 
 // ---- the depth of one token ----
 
 let picked = null;
-function pick(token) {
+function unpick() {
+    picked?.classList.remove("picked");
+    picked = null;
+    $("token-info").textContent = usualInfo;
+}
+/** Tells the depth of a token. Keys have it read aloud; under a moving pointer that would be a flood. */
+function pick(token, aloud) {
     picked?.classList.remove("picked");
     picked = token;
     token.classList.add("picked");
+    $("token-info").setAttribute("aria-live", aloud ? "polite" : "off");
     const view = token.closest(".view").view;
     const { text, depths } = view.tokens[Number(token.dataset.at)];
     const beyond = Math.max(...depths) > scale.trained ? ", more than it was trained with" : "";
@@ -405,7 +432,7 @@ function pick(token) {
 for (const event of ["pointerover", "click"]) {
     $("views").addEventListener(event, (e) => {
         const token = e.target.closest(".tok");
-        if (token) pick(token);
+        if (token) pick(token, event === "click");
     });
 }
 $("views").addEventListener("keydown", (e) => {
@@ -417,7 +444,7 @@ $("views").addEventListener("keydown", (e) => {
     const next = all[at < 0 ? (step > 0 ? 0 : all.length - 1) : Math.min(all.length - 1, Math.max(0, at + step))];
     if (!next) return;
     e.preventDefault();
-    pick(next);
+    pick(next, true);
     next.scrollIntoView({ block: "nearest" });
 });
 
@@ -450,7 +477,7 @@ const remembered = form.recall();
 const begin = { kind: openLink() ?? remembered };
 if (begin.kind) form.kind = begin.kind;
 showKind();
-if (matchMedia("(pointer: fine)").matches) $("prompt").focus();
+if (hasKeyboard) $("prompt").focus();
 void findModel();
 
 const host = {

@@ -6,7 +6,7 @@ const KEEP = "fathom-conversation";
 const KEEP_MOST = 500000; // characters of JSON; the oldest turns go first
 
 export class Conversation {
-    /** host: {onEdit(text), onRegenerate(), dress(view, question)} */
+    /** host: {onEdit(), onRegenerate(), dress(view)} */
     constructor(host) {
         this.host = host;
         this.turns = []; // {question, view}
@@ -15,9 +15,8 @@ export class Conversation {
         this.list.tabIndex = 0;
         this.list.setAttribute("role", "group");
         this.list.setAttribute("aria-label", "Conversation");
-        const following = follow(this.list);
-        this.moved = following.moved;
-        this.root.append(following.box);
+        Object.assign(this, follow(this.list)); // box, moved, restart
+        this.root.append(this.box);
     }
 
     #append(question) {
@@ -27,7 +26,7 @@ export class Conversation {
         turn.append(said, view.root);
         this.list.append(turn);
         this.turns.push({ question, view, root: turn });
-        this.moved();
+        this.restart();
         return view;
     }
 
@@ -45,10 +44,11 @@ export class Conversation {
     dressLast() {
         const last = this.turns.at(-1);
         if (!last) return;
+        last.view.acts.replaceChildren();
         this.host.dress(last.view);
         last.view.acts.append(
             button("Regenerate", "tiny", () => this.host.onRegenerate()),
-            button("Edit question", "tiny", () => this.host.onEdit(this.dropLast())),
+            button("Edit question", "tiny", () => this.host.onEdit()),
         );
     }
 

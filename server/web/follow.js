@@ -1,7 +1,10 @@
 // A box that keeps its newest text in sight until its reader scrolls up.
 const NEAR = 40; // pixels from the end that count as the end
 
-/** Wraps the scrolling element. Returns {box, moved}: moved() is to be called after text was added. */
+/**
+ * Wraps the scrolling element. Returns {box, moved, restart}: moved() is to be
+ * called after text was added, restart() at the beginning of an answer.
+ */
 export function follow(element) {
     const box = document.createElement("div");
     box.className = "follow";
@@ -15,10 +18,12 @@ export function follow(element) {
 
     let following = true;
     let due = false;
+    let at = 0; // where the box was scrolled to, as far as is known
     const fromEnd = () => element.scrollHeight - element.clientHeight - element.scrollTop;
     function settle() {
         due = false;
         if (following) element.scrollTop = element.scrollHeight;
+        at = element.scrollTop;
         jump.hidden = following || fromEnd() < NEAR;
     }
     function moved() {
@@ -27,13 +32,21 @@ export function follow(element) {
         requestAnimationFrame(settle);
     }
     element.addEventListener("scroll", () => {
-        following = fromEnd() < NEAR;
+        // Text that came since the last frame also moves the end away; only the reader scrolls up.
+        if (fromEnd() < NEAR) following = true;
+        else if (element.scrollTop < at - 1) following = false;
+        at = element.scrollTop;
         jump.hidden = following;
     });
     jump.addEventListener("click", () => {
         following = true;
-        settle();
+        settle(); // at once: the button goes, so the focus needs a place
         element.focus({ preventScroll: true });
     });
-    return { box, moved };
+    function restart() {
+        following = true;
+        at = 0;
+        moved();
+    }
+    return { box, moved, restart };
 }

@@ -3,6 +3,7 @@
 // depth that share a launch stand above each other in one column.
 import { plural, short } from "./core.js";
 import { colours, onScale } from "./depth.js";
+import { DEEPEST } from "./ramp.js";
 import { backoff, poller } from "./poll.js";
 
 const BUSY_MS = 250;
@@ -78,7 +79,8 @@ export class Strip {
     }
 
     get lanes() {
-        return this.shown.reduce((most, l) => Math.max(most, l.rows.findLastIndex((n) => n > 0) + 1), this.loops);
+        const deepest = this.shown.reduce((most, l) => Math.max(most, l.rows.findLastIndex((n) => n > 0) + 1), this.loops);
+        return Math.min(deepest, DEEPEST);
     }
     get shown() {
         return this.launches.slice(-Math.max(1, Math.floor(this.box.clientWidth / STEP)));
@@ -89,7 +91,7 @@ export class Strip {
         if (!width) return;
         const shown = this.shown;
         const lanes = this.lanes;
-        const lane = Math.max(6, Math.min(22, Math.round(176 / lanes)));
+        const lane = Math.max(3, Math.min(22, Math.round(176 / lanes)));
         const paints = colours();
         const pen = this.#pen(width, lanes * lane + 6); // below the lanes: marks of prompts
         const style = getComputedStyle(this.box);
@@ -113,7 +115,7 @@ export class Strip {
     }
 
     #drawLaunch({ pen, lane, lanes, paints, line, edge, most }, launch, x) {
-        launch.rows.forEach((rows, i) => {
+        launch.rows.slice(0, lanes).forEach((rows, i) => {
             if (!rows) return;
             const tall = Math.max(2, Math.round(share(rows, most) * (lane - 2)));
             pen.fillStyle = paints[Math.min(i, paints.length - 1)].ground;
@@ -161,7 +163,9 @@ export class Strip {
         this.#pick(shown[shown.length - 1 - back] ?? null);
     }
 
-    #pick(launch) {
+    /** Tells a launch in words. Keys have it read aloud; under a moving pointer that would be a flood. */
+    #pick(launch, aloud = false) {
+        this.info.setAttribute("aria-live", aloud ? "polite" : "off");
         this.picked = launch?.id ?? -1;
         this.info.textContent = launch ? launchWords(launch) : this.info.dataset.usual;
         this.draw();
@@ -174,7 +178,7 @@ export class Strip {
         const shown = this.shown;
         const at = shown.findIndex((l) => l.id === this.picked);
         const next = at < 0 ? shown.length - 1 : Math.min(shown.length - 1, Math.max(0, at + step));
-        this.#pick(shown[next] ?? null);
+        this.#pick(shown[next] ?? null, true);
     }
 
     /** Hides the strip and says why. */

@@ -44,8 +44,10 @@ export class AnswerView {
         this.legend.setAttribute("role", "img");
         this.figures = make("dl", "figures");
         this.acts = make("div", "acts");
-        this.root.append(scroller ? this.text : this.#ownScroller(), this.error, this.end, this.legend, this.figures, this.acts);
-        if (scroller) this.moved = scroller.moved;
+        const following = scroller ?? follow(this.text);
+        this.moved = following.moved;
+        this.restart = following.restart;
+        this.root.append(scroller ? this.text : following.box, this.error, this.end, this.legend, this.figures, this.acts);
         for (const [name, word, title] of FIGURES) {
             const box = make("div");
             box.title = title;
@@ -54,12 +56,6 @@ export class AnswerView {
             this.figures.append(box);
         }
         this.reset("");
-    }
-
-    #ownScroller() {
-        const following = follow(this.text);
-        this.moved = following.moved;
-        return following.box;
     }
 
     /** Empties the answer. before: the prompt that is shown in front of it. */
@@ -91,7 +87,7 @@ export class AnswerView {
         this.text.classList.add("streaming");
         this.root.setAttribute("aria-busy", "true");
         this.draw();
-        this.moved();
+        this.restart();
     }
 
     get tokenCount() {

@@ -5,7 +5,7 @@ import { textEvent } from "./mock.js";
 import { answers, ask, END, ended, finish, kind, openSettings, skip, usage, withPage } from "./rig.js";
 
 const said = (...words) => words.map((w) => textEvent(w, [2]));
-const script = (body) => [...said("reply", ` ${body.messages.length}`), finish("stop"), usage(2, 10), END];
+const script = (body) => [...said("reply", ` ${body.messages?.length ?? 0}`), finish("stop"), usage(2, 10), END];
 
 test("a conversation is sent whole, with the system prompt, in the order it was had", { skip }, async () => {
     await withPage({ script }, {}, async (page, mock) => {
@@ -38,6 +38,9 @@ test("the newest answer can be made again, and its question edited", { skip }, a
         assert.deepEqual(await page.locator(".said").allInnerTexts(), ["one"]);
         await ask(page, "three");
         assert.deepEqual(mock.seen.bodies[3].messages.map((m) => m.content), ["one", "reply 1", "three"]);
+        await ask(page, "x", "completion");
+        await kind(page, "chat");
+        assert.equal(await page.getByRole("button", { name: "Regenerate" }).count(), 1, "each button once");
     });
 });
 
