@@ -12,6 +12,7 @@
 #   make hostile    attack the built server, a folder per case in tests/hostile (SCALE=1: full size; T=regex)
 #   make hostile-san  the same under ASan+UBSan, then TSan
 #   make soak       mixed load with a hostile share (MINUTES=30 BIN=build/release/fathom OUT=build/soak)
+#   make tidy       clang-tidy with the checks of .clang-tidy (FILES='api/blocks.c' picks files)
 #   make analyse    cppcheck, gcc -fanalyzer and clang-tidy over the tree, some minutes
 #   make tsan-http  build the server under TSan and run the HTTP tests against it
 #   make bench      kernels, engine and HTTP on this machine, some minutes
@@ -112,7 +113,7 @@ absent  := $(words $(filter-out $(wildcard $(OBJECTS)),$(OBJECTS)))
 started :=
 progress = $(eval started += x)[$(words $(started))$(if $(filter-out 0,$(absent)),/$(absent))]
 
-.PHONY: all help run test check check-fast san tsan tsan-http hostile hostile-san soak unit mutants fuzz fuzz-all fuzz-keep bench format compdb layers circles readability analyse man deps clean cuda
+.PHONY: all help run test check check-fast san tsan tsan-http hostile hostile-san soak unit mutants fuzz fuzz-all fuzz-keep bench format compdb layers circles readability analyse tidy man deps clean cuda
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -230,6 +231,9 @@ readability:
 # No files of the scheduler that call each other in a circle.
 circles: $(filter $(B)/scheduler/%,$(LIB_OBJ))
 	@tools/circles.py $^
+
+tidy:
+	@CFLAGS='$(SYSROOT_CFLAGS)' FILES='$(FILES)' tools/analyse.sh tidy
 
 analyse:
 	@CFLAGS='$(SYSROOT_CFLAGS)' tools/analyse.sh

@@ -146,7 +146,8 @@ static size_t decompose(const char *text, size_t n, int options, int32_t *out, s
     *len = utf8_char(text, n);
     if (*len == 0) return 0;
     (void)utf8proc_iterate((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)*len, &code);
-    utf8proc_ssize_t made = utf8proc_decompose_char(code, out, DECOMPOSED, options, NULL);
+    utf8proc_ssize_t made =
+        utf8proc_decompose_char(code, out, DECOMPOSED, (utf8proc_option_t)options, NULL);
     if (made > 0 && made <= DECOMPOSED) return (size_t)made;
     *out = code;
     return 1;

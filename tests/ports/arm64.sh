@@ -41,16 +41,17 @@ Ann's friend's friend is" 2>/dev/null)
 [ "$answer" = " Bob.
 depths: 2,1" ] || { echo "FAIL models/hops answers: $answer"; exit 1; }
 
-# What differs between machines: arithmetic, golden results, bytes of texts and files. Tests that start
-# other programs, judge processor time or make random workloads are left out: minutes under qemu.
-default=(golden*/* bundled/* reference*/* rowmath/* cpu/* cpu_* sampler/* base*/* hash*/* utf8*/* safetensors/* config/* model*/*
-    tokenizer*/* pattern*/* jinja*/* api_*/* constrain*/* schema*/* sched_*/*)
+# What differs between machines: arithmetic, golden results, signs of characters, order of bytes, embedded
+# files. Under qemu a test takes 20 to 50 times its time, so random walks and failing allocations are left out.
+default=(golden_*/* bundled/* reference*/* rowmath/* cpu/any_shape* cpu_golden/* cpu_forms/* sampler/the_* base*/* hash*/* utf8*/*
+    safetensors/a_[^h]* config/[^p]* families/* ouro/* parcae/* tokenizer*/*reference* jinja/* jinja_format*/* api_depth/* api_chatml/*
+    api_reply/* api_files/* srv_assets/* srv_hosts/*)
 set -f
 patterns=("$@")
 [ $# -gt 0 ] || patterns=("${default[@]}")
 filters=()
 for pattern in "${patterns[@]}"; do filters+=(--filter "$pattern"); done
-"$qemu" build/arm64/unit-forked -j"$jobs" --slow 20 "${filters[@]}" 2>build/arm64-tests.log | tail -20 || {
+"$qemu" build/arm64/unit-forked -j"$jobs" --patience 50 --slow 20 "${filters[@]}" 2>build/arm64-tests.log | tail -20 || {
     grep -aE '^\[' build/arm64-tests.log
     exit 1
 }

@@ -2,7 +2,8 @@
  *
  * Criterion starts every test as a new program, and qemu's user mode starts no program of another
  * architecture unless the kernel is told of it. So the tests are linked with this file instead: it
- * defines the functions that Criterion's macros call. Options: --filter PATTERN, -jN, --slow N.
+ * defines the functions that Criterion's macros call. Options: --filter PATTERN, -jN,
+ * --slow SECONDS, --patience TIMES.
  */
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
@@ -112,9 +113,10 @@ typedef struct {
 static struct {
     job jobs[MAX_JOBS];
     int n_jobs;
-    double slow_s; /* longer tests are named; 0: none */
+    double slow_s;   /* longer tests are named; 0: none */
+    double patience; /* times the limits of the tests */
     unsigned tested, passed, failed, crashed, skipped;
-} runner = {.n_jobs = 1};
+} runner = {.n_jobs = 1, .patience = 1};
 
 static double seconds_since(const struct timespec *from) {
     struct timespec now;
@@ -125,7 +127,7 @@ static double seconds_since(const struct timespec *from) {
 static _Noreturn void run_here(const struct criterion_test *test, void *with) {
     const struct criterion_test_extra_data *suite = suite_data(test);
     double limit = test->data->timeout > 0 ? test->data->timeout : suite ? suite->timeout : 0;
-    if (limit > 0) alarm((unsigned)ceil(limit));
+    if (limit > 0) alarm((unsigned)ceil(limit * runner.patience));
     current = test;
     parameter = with;
     test->test();
@@ -213,9 +215,14 @@ int main(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         if (strncmp(argv[i], "-j", 2) == 0) runner.n_jobs = atoi(argv[i] + 2);
         else if (strcmp(argv[i], "--slow") == 0 && i + 1 < argc) runner.slow_s = atof(argv[++i]);
+        else if (strcmp(argv[i], "--patience") == 0 && i + 1 < argc)
+            runner.patience = atof(argv[++i]);
         else if (strcmp(argv[i], "--filter") == 0) i++;
         else {
-            fprintf(stderr, "usage: %s [-jN] [--slow SECONDS] [--filter SUITE/TEST]...\n", argv[0]);
+            fprintf(
+                stderr,
+                "usage: %s [-jN] [--slow SECONDS] [--patience TIMES] [--filter SUITE/TEST]...\n",
+                argv[0]);
             return 2;
         }
     }
