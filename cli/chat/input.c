@@ -142,14 +142,12 @@ static chat_entry read_block(chat_input *input, buf *out) {
 }
 
 chat_entry chat_input_read(chat_input *input, buf *out) {
-    const char *prompt = FIRST_PROMPT;
     buf_clear(out);
-    for (bool fits = true;; prompt = NEXT_PROMPT) {
-        chat_entry got = read_line(input, prompt);
+    for (bool fits = true, first = true;; first = false) {
+        chat_entry got = read_line(input, first ? FIRST_PROMPT : NEXT_PROMPT);
         if (got == CHAT_END && out->len) return CHAT_ENTRY; /* the last line ended in a backslash */
         if (got != CHAT_ENTRY) return got;
-        if (prompt == (const char *)FIRST_PROMPT && is_block_mark(&input->line))
-            return read_block(input, out);
+        if (first && is_block_mark(&input->line)) return read_block(input, out);
         size_t n = input->line.len;
         bool goes_on = n > 0 && input->line.data[n - 1] == '\\';
         if (fits) fits = add(out, &input->line, goes_on ? n - 1 : n);

@@ -5,7 +5,11 @@
 #include <string.h>
 
 #if defined(__x86_64__)
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
 #pragma GCC target("avx2,fma")
+#endif
 #include <immintrin.h>
 
 typedef __m256 vec;
@@ -64,4 +68,7 @@ static inline ivec v_dot4(ivec acc, ivec weights, int32_t four) {
 }
 
 #include "kernels_body.h"
+#ifdef __clang__
+#pragma clang attribute pop
+#endif
 #endif

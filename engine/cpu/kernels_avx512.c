@@ -5,7 +5,12 @@
 #include <string.h>
 
 #if defined(__x86_64__)
+#ifdef __clang__
+#pragma clang attribute push(                                                                      \
+    __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
+#else
 #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#endif
 #include "kernels_avx512.h"
 
 #define KERNELS eng__kernels_avx512
@@ -20,4 +25,7 @@ static inline ivec v_dot4(ivec acc, ivec weights, int32_t four) {
 }
 
 #include "kernels_body.h"
+#ifdef __clang__
+#pragma clang attribute pop
+#endif
 #endif

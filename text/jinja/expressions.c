@@ -333,7 +333,7 @@ static jnode *chain(jparser *parser, const binary_op *ops, size_t n, level opera
             i++;
             continue;
         }
-        left = binary(parser, N_BINARY, ops[i].op, token->line, left, operand(parser));
+        left = binary(parser, N_BINARY, (int)ops[i].op, token->line, left, operand(parser));
         i = 0;
     }
     return parser->failed ? NULL : left;
