@@ -26,7 +26,7 @@ INSTALL_DATA    ?= $(INSTALL) -m 644
 
 MODELS   := demo hops hops-extrapolates
 MODEL_FILES := $(foreach m,$(MODELS),$(filter-out %.bin,$(wildcard models/$m/*.*)))
-DOC_FILES   := README.md CHANGELOG.md SECURITY.md LICENSE $(wildcard docs/*.md docs/*.svg)
+DOC_FILES   := README.md CHANGELOG.md SECURITY.md LICENSE $(wildcard docs/*.md docs/*.png)
 PLUGIN      := $(wildcard build/fathom-cuda.so)
 MAN_PAGES    = $(wildcard build/man/*.1)
 
