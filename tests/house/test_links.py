@@ -1,4 +1,4 @@
-"""What tools/links.py finds, and what tools/claims.py does; and the size of the README."""
+"""What tools/links.py and tools/claims.py find; that indexes are whole; the size of the README."""
 
 import os
 import subprocess
@@ -133,10 +133,33 @@ class Claims(InAFolder):
                          ["bench/reports/a.md:1: the commit 0123abc is not in the history"])
 
 
+def read(path):
+    with open(os.path.join(REPOSITORY, path), encoding="utf-8") as file:
+        return file.read()
+
+
+def names(folder, ending):
+    return sorted(name for name in os.listdir(os.path.join(REPOSITORY, folder)) if name.endswith(ending))
+
+
+class Indexes(unittest.TestCase):
+    def test_every_page_of_docs_is_in_its_index(self):
+        index = read("docs/README.md")
+        self.assertEqual([name for name in names("docs", ".md") if name != "README.md" and f"({name})" not in index], [])
+
+    def test_every_report_is_in_the_index_of_bench(self):
+        index = read("bench/README.md")
+        self.assertEqual([name for name in names("bench/reports", ".md") if f"(reports/{name})" not in index], [])
+
+    def test_every_folder_of_tests_is_described(self):
+        page = read("docs/tests.md")
+        folders = [name for name in names("tests", "") if os.path.isdir(os.path.join(REPOSITORY, "tests", name)) and name != "node_modules"]
+        self.assertEqual([name for name in folders if f"| `tests/{name}/` |" not in page], [])
+
+
 class Readme(unittest.TestCase):
     def test_the_readme_has_at_most_90_lines_of_100_columns(self):
-        with open(os.path.join(REPOSITORY, "README.md"), encoding="utf-8") as file:
-            lines = file.read().splitlines()
+        lines = read("README.md").splitlines()
         self.assertLessEqual(len(lines), 90)
         self.assertEqual([f"{number}: {line}" for number, line in enumerate(lines, 1) if len(line) > 100], [])
 
