@@ -106,12 +106,13 @@ STRESS   := $(patsubst tests/stress/%.c,$(B)/stress-%,$(wildcard tests/stress/*.
 FUZZERS  := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 Q := $(if $(V),,@)
 
-# [compiled/to compile]: the second number counts the objects that are not there yet. Make expands a
-# recipe when it starts it, so the counter counts starts.
+# [compiled/to compile]: the second number counts the objects that are not there yet, so only a build
+# from nothing has one. Make expands a recipe when it starts it, so the counter counts starts.
 OBJECTS := $(LIB_OBJ) $(B)/cli/main.o $(if $(filter unit san check-fast stress-all %/unit %/unit-forked,$(MAKECMDGOALS)),$(UNIT_OBJ) $(TEST_LIB_OBJ))
-absent  := $(words $(filter-out $(wildcard $(OBJECTS)),$(OBJECTS)))
+absent  := $(filter-out $(wildcard $(OBJECTS)),$(OBJECTS))
+absent  := $(if $(word 100,$(absent)),$(absent))
 started :=
-progress = $(eval started += x)[$(words $(started))$(if $(filter-out 0,$(absent)),/$(absent))]
+progress = $(eval started += x)[$(words $(started))$(if $(word $(words $(started)),$(absent)),/$(words $(absent)))]
 
 .PHONY: all help run test check check-fast san tsan tsan-http hostile hostile-san soak unit mutants fuzz fuzz-all fuzz-keep bench format compdb layers circles readability analyse tidy man deps clean cuda
 .DELETE_ON_ERROR:
