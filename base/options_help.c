@@ -39,6 +39,7 @@ static void add_range(buf *out, const opt_row *row) {
 }
 
 void opt_describe(buf *out, const opt_command *command, const opt_row *row) {
+    buf variable = {0};
     buf_printf(out, "%s%s", row->help, row->required ? " (required)" : "");
     add_range(out, row);
     const char *before = "; also ";
@@ -50,6 +51,8 @@ void opt_describe(buf *out, const opt_command *command, const opt_row *row) {
         buf_printf(out, "%s%s", before, other->name);
         before = ", ";
     }
+    if (row->out && !opt_variable(&variable, command, row)) buf_puts(out, "; no variable sets it");
+    buf_deinit(&variable);
 }
 
 void opt_usage(buf *out, const opt_command *command) {

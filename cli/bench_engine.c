@@ -349,8 +349,7 @@ int cmd_bench_engine(opt_args *args) {
     };
     const opt_command command = {
         "bench engine", "batching modes and policies side by side, without HTTP",
-        "fathom bench engine --model models/demo --max-concurrency 8,32 --repeat 3", table,
-        ARRAY_LEN(table)};
+        "fathom bench engine demo --max-concurrency 8,32 --repeat 3", table, ARRAY_LEN(table)};
     int parsed = opt_parse(&command, args);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     err e = {0};

@@ -66,9 +66,9 @@ int cmd_bench_kernels(opt_args *args) {
          1, 512, false},
         {"--json", OPT_FLAG, &printer.json, NULL, "print JSON instead of a table", 0, 0, false},
     };
-    const opt_command command = {
-        "bench kernels", "measures the CPU kernels beside the limits of the machine",
-        "fathom bench kernels --model models/demo", options, ARRAY_LEN(options)};
+    const opt_command command = {"bench kernels",
+                                 "measures the CPU kernels beside the limits of the machine",
+                                 "fathom bench kernels demo", options, ARRAY_LEN(options)};
     int rc = opt_parse(&command, args);
     if (rc != 0) return rc > 0 ? 0 : EXIT_USAGE;
     err e = {0};

@@ -327,7 +327,7 @@ int cmd_compare(opt_args *args) {
                                  "compares policies and fewer loops: on a text with policy exact "
                                  "at the default loops, or by "
                                  "the share of right answers",
-                                 "fathom compare --model models/demo --text "
+                                 "fathom compare demo --text "
                                  "models/demo/held_out.txt --first 8192 --at-loops 1,2,4",
                                  table, ARRAY_LEN(table)};
     int parsed = opt_parse(&command, args);

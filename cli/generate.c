@@ -310,7 +310,7 @@ int cmd_generate(opt_args *args) {
     };
     const opt_command command = {
         "generate", "continues one prompt and prints the text as it comes",
-        "fathom generate --model models/demo --prompt 'In the beginning God' --show-depth", table,
+        "fathom generate demo --prompt 'In the beginning God' --show-depth", table,
         ARRAY_LEN(table)};
     int parsed = opt_parse(&command, args);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;

@@ -387,7 +387,7 @@ int cmd_inspect(opt_args *args) {
     };
     const opt_command command = {
         "inspect", "tells what a model folder holds and how much of it fits into this machine",
-        "fathom inspect --model models/demo", options, ARRAY_LEN(options)};
+        "fathom inspect demo", options, ARRAY_LEN(options)};
     int parsed = opt_parse(&command, args);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     err e = {0};

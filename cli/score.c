@@ -308,7 +308,7 @@ int cmd_score(opt_args *args) {
     };
     const opt_command command = {
         "score", "prints each given token's log-probability and depth, or a text's perplexity",
-        "fathom score --model models/demo --text models/demo/held_out.txt "
+        "fathom score demo --text models/demo/held_out.txt "
         "--window 128 --first 8192",
         table, ARRAY_LEN(table)};
     int parsed = opt_parse(&command, args);

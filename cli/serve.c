@@ -154,7 +154,7 @@ int cmd_serve(opt_args *args) {
     const opt_command command = {
         .command = "serve",
         .summary = "serves a model over the OpenAI HTTP API",
-        .example = "fathom serve --model models/demo --port 8080",
+        .example = "fathom serve demo --port 8080",
         .options = options,
         .n_options = ARRAY_LEN(options),
     };

@@ -253,8 +253,8 @@ int cmd_tokenize(opt_args *args) {
          0, 0, false},
     };
     const opt_command command = {"tokenize", "turns text into token ids, or token ids into text",
-                                 "fathom tokenize --model models/demo --text 'In the beginning'",
-                                 table, ARRAY_LEN(table)};
+                                 "fathom tokenize demo --text 'In the beginning'", table,
+                                 ARRAY_LEN(table)};
     int rc = opt_parse(&command, args);
     if (rc != 0) return rc > 0 ? 0 : EXIT_USAGE;
     err e = {0};
