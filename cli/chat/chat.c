@@ -17,6 +17,7 @@ typedef struct {
     const char *chat_template, *system;
     uint64_t max_tokens, seed;
     opt_real temperature;
+    bool no_history;
 } options;
 
 /* ---- opening ---- */
@@ -101,6 +102,11 @@ static int open_chat(chat *self, const options *opts, err *e) {
     self->terminal = isatty(STDIN_FILENO);
     self->tint = self->terminal && terminal_has_colours(STDOUT_FILENO);
     self->dim = terminal_has_colours(STDERR_FILENO);
+    const chat_input_opts input = {
+        .terminal = self->terminal,
+        .no_history = opts->no_history,
+        .commands = chat_command_words(),
+    };
     self->messages = json_array();
     self->settings = json_object();
     if (self->messages == NULL || self->settings == NULL)
@@ -108,7 +114,7 @@ static int open_chat(chat *self, const options *opts, err *e) {
     if (open_api(self, opts, e) != 0) return -1;
     if (sched_create(&self->sched, self->rt->backend, &self->rt->sched, chat_on_event, self, e) !=
             0 ||
-        chat_input_open(&self->input, self->terminal, chat_command_words(), e) != 0)
+        chat_input_open(&self->input, &input, e) != 0)
         return -1;
     say_form(self);
     return set_all(self, opts, e);
@@ -131,7 +137,8 @@ static bool tell(chat *self, const err *e) {
     if (e->code == ERR_TOO_LONG && self->terminal)
         fprintf(stderr, "/undo or /clear makes room in the context.\n");
     self->failed = true;
-    return e->code != ERR_DEVICE;
+    self->broken = e->code == ERR_DEVICE;
+    return !self->broken;
 }
 
 static bool is_blank(const buf *entry) {
@@ -204,6 +211,8 @@ int cmd_chat(opt_args *args) {
          0, 2, false},
         {"--seed", OPT_UINT, &opts.seed, "N",
          "seed of every answer (default: another one for each)", 0, 9.2e18, false},
+        {"--no-history", OPT_FLAG, &opts.no_history, NULL,
+         "neither read nor keep the lines of other conversations", 0, 0, false},
         GROUP_DEPTH,
         {"--min-loops", OPT_UINT, &opts.run.min_loops, "N",
          "fewest loops that a token runs (default 1)", 1, PLAN_MAX_LOOPS, false},
@@ -230,5 +239,5 @@ int cmd_chat(opt_args *args) {
     close_chat(&self);
     runtime_close(&rt);
     if (rc != 0) return opt_fail(&e);
-    return self.failed && !self.terminal ? EXIT_FAILED : 0;
+    return self.broken || (self.failed && !self.terminal) ? EXIT_FAILED : 0;
 }

@@ -31,6 +31,7 @@ typedef struct {
     bool own_seed;       /* `seed` is for every answer; otherwise each gets a random one */
     uint64_t seed;
     buf file;               /* name last saved or loaded: /save may write it again */
+    bool broken;            /* no further answer is possible */
     bool failed;            /* an answer failed; for the exit status */
     struct chat_turn *turn; /* the answer in the making, or NULL */
 } chat;

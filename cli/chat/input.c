@@ -46,14 +46,14 @@ void chat_forget_interrupt(void) {
 
 /* ---- opening ---- */
 
-int chat_input_open(chat_input **out, bool terminal, const char *const *commands, err *e) {
+int chat_input_open(chat_input **out, const chat_input_opts *opts, err *e) {
     *out = calloc(1, sizeof **out);
     if (*out == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the input");
-    (*out)->terminal = terminal;
-    if (!terminal) return 0;
+    (*out)->terminal = opts->terminal;
+    if (!opts->terminal) return 0;
     if (terminal_is(STDIN_FILENO) && terminal_is(STDOUT_FILENO))
-        (*out)->editor = chat_editor_open(commands);
-    if ((*out)->editor == NULL) return 0;
+        (*out)->editor = chat_editor_open(opts->commands);
+    if ((*out)->editor == NULL || opts->no_history) return 0;
     chat_past *past = chat_past_open();
     for (size_t i = 0; past && i < chat_past_lines(past); i++)
         chat_editor_remember((*out)->editor, chat_past_line(past, i));

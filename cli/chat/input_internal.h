@@ -28,9 +28,12 @@ const char *chat_past_line(const chat_past *past, size_t i); /* oldest first */
 void chat_past_add(chat_past *past, const char *line);       /* appends it to the file */
 
 typedef struct chat_input chat_input;
-/* terminal: a person types; otherwise stdin is read as a filter. commands: as of the editor. */
-int chat_input_open(chat_input **out, bool terminal, const char *const *commands,
-                    err *e) WARN_UNUSED;
+typedef struct {
+    bool terminal;               /* a person types; otherwise stdin is read as a filter */
+    bool no_history;             /* lines of other sessions are neither read nor kept */
+    const char *const *commands; /* as of the editor */
+} chat_input_opts;
+int chat_input_open(chat_input **out, const chat_input_opts *opts, err *e) WARN_UNUSED;
 void chat_input_close(chat_input *input);
 typedef enum {
     CHAT_ENTRY,     /* *out is what was written */

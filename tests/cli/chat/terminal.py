@@ -143,6 +143,16 @@ term.until(PROMPT)
 term.send(CTRL_D)
 check(term.ends() == 0, "and the conversation ends")
 
+# Nothing is kept with --no-history.
+elsewhere = tempfile.mkdtemp()
+term = Terminal("models/demo", "--device", "cpu", "--no-history", XDG_STATE_HOME=elsewhere)
+term.until(PROMPT)
+term.send(b"/show\r")
+term.until(rb"messages ")
+term.until(PROMPT)
+term.send(CTRL_D)
+check(term.ends() == 0 and not os.listdir(elsewhere), "--no-history keeps no line")
+
 # An answer without end is stopped, and the conversation goes on.
 term = Terminal(ENDLESS, "--device", "cpu", "--max-tokens", "300000", XDG_STATE_HOME=state)
 term.until(PROMPT)
