@@ -254,7 +254,7 @@ test("--log-format json: every line is an object, and a request's facts are its 
         const lines = s.log.trim().split("\n").map((line) => JSON.parse(line));
         for (const line of lines) {
             assert.ok(["alert", "warn", "info"].includes(line.level) && line.message, JSON.stringify(line));
-            assert.equal(new Date(line.time).toISOString().slice(0, 19), line.time.slice(0, 19));
+            assert.equal(new Date(line.time).toISOString(), line.time);
         }
         const request = lines.find((line) => line.id === "one-line");
         assert.equal(request.message, "request");

@@ -54,7 +54,8 @@ Test(log, an_event_is_an_object_with_its_fields_as_members) {
     json_t *line = only_line_as_json();
     cr_assert_str_eq(json_string_value(json_object_get(line, "level")), "info");
     cr_assert_str_eq(json_string_value(json_object_get(line, "message")), "request");
-    cr_assert_eq(strlen(json_string_value(json_object_get(line, "time"))), 20);
+    cr_assert_eq(strlen(json_string_value(json_object_get(line, "time"))),
+                 strlen("2026-11-27T17:28:31.123Z"));
     cr_assert_str_eq(json_string_value(json_object_get(line, "id")), "re\"q\\1");
     cr_assert(json_is_null(json_object_get(line, "key")));
     cr_assert_eq(json_integer_value(json_object_get(line, "status")), 200);
