@@ -81,19 +81,26 @@ function limitFields(model) {
         $(id).min = String(model.least);
         $(id).max = String(model.cap);
     }
-    $("depth-words").textContent =
-        `The model runs up to ${plural(model.usual, "loop")} by itself; ${model.least} to ${model.cap} may be asked for.`;
     const threshold = thresholdRange(model.card.exit);
+    $("depth-words").textContent =
+        `The model runs up to ${plural(model.usual, "loop")} by itself; ${model.least} to ${model.cap} may be asked for.` +
+        (threshold ? ` The exit threshold is a measure of ${threshold.unit}.` : "");
     $("threshold-box").hidden = threshold === null;
     if (threshold) {
         $("threshold").max = String(threshold.most);
         $("threshold").placeholder = String(threshold.value);
-        $("threshold-unit").textContent = `(${threshold.unit})`;
     }
     if (model.context > 1) {
         $("max_tokens").max = String(model.context - 1);
         if (Number($("max_tokens").value) > model.context - 1) $("max_tokens").value = String(model.context - 1);
     }
+}
+
+function showProblem(problem, retry) {
+    $("model-name").textContent = problem;
+    if (retry) return;
+    $("settings").open = true; // where the key belongs
+    hint(`The server: ${problem}. The field for it is under Settings.`);
 }
 
 async function findModel() {
@@ -103,7 +110,7 @@ async function findModel() {
         if (card) {
             showModel(card);
             if (!state.chosen) chooseKind(card);
-        } else $("model-name").textContent = problem;
+        } else showProblem(problem, retry);
         $("health").classList.toggle("up", Boolean(card));
         return problem ?? "";
     });
@@ -263,7 +270,7 @@ async function sendAll(makeRuns) {
     try {
         const problem = state.model ? "" : await findModel();
         if (problem) {
-            hint(`The model: ${problem}.`);
+            if (state.retry) hint(`The model: ${problem}.`);
             $("status").textContent = `Failed: ${problem}`;
             return;
         }

@@ -156,6 +156,7 @@ export class AnswerView {
         span.className = "tok";
         span.dataset.depths = depths.join(" ");
         span.dataset.at = String(at);
+        span.classList.toggle("break", span.textContent.includes("\n") && span.textContent.trim() === "");
         paint(span, depths);
     }
 

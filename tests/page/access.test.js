@@ -106,7 +106,14 @@ test("it fits a phone: columns stacked, no sideways scrolling, targets for finge
             const box = await page.locator(`#${id}`).boundingBox();
             assert.ok(box.height >= 32 && box.x >= 0 && box.x + box.width <= 360, `${id} ${JSON.stringify(box)}`);
         }
-        await page.locator("#views .tok").first().dispatchEvent("click");
+        const finger = await page.context().newCDPSession(page);
+        await finger.send("Emulation.setTouchEmulationEnabled", { enabled: true });
+        await page.locator("#views .tok").first().scrollIntoViewIfNeeded();
+        const token = await page.locator("#views .tok").first().boundingBox();
+        const at = { x: token.x + 8, y: token.y + 8 };
+        await finger.send("Input.dispatchTouchEvent", { type: "touchStart", touchPoints: [at] });
+        await finger.send("Input.dispatchTouchEvent", { type: "touchEnd", touchPoints: [] });
+        await page.waitForFunction(() => /^Token/.test(document.getElementById("token-info").textContent));
         assert.match(await text(page, "token-info"), /ran 3 of the model’s 8 loops/);
         await kind(page, "completion");
         assert.equal(await wide(), 0);

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { fakeMetrics, textEvent } from "./mock.js";
-import { ask, END, finish, openSettings, skip, text, withPage } from "./rig.js";
+import { ask, END, finish, skip, text, withPage } from "./rig.js";
 import { sleep, until } from "../http/lib/server.mjs";
 
 const one = () => [textEvent("a", [1]), finish("stop"), END];
@@ -116,7 +116,7 @@ test("a missing key and a wrong key are told apart, and an idle tab with a wrong
     await withPage(options, {}, async (page, mock) => {
         assert.equal(await text(page, "model-name"), "needs an API key");
         assert.equal(await page.locator("#health").getAttribute("class"), "dot");
-        await openSettings(page);
+        assert.equal(await page.locator("#api-key").isVisible(), true, "the field for it is open");
         await page.fill("#api-key", "sk-0");
         await page.locator("#api-key").blur();
         await page.waitForFunction(() => document.getElementById("model-name").textContent === "the API key is not accepted");
