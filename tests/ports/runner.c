@@ -1,7 +1,7 @@
 /* runner.c - runs the tests of build/MODE/unit without Criterion's library: a fork for each test.
  *
  * Criterion starts every test as a new program, and qemu's user mode starts no program of another
- * architecture unless the kernel is told of it. So the tests are linked with this file instead: it
+ * architecture unless the kernel is told to. So the tests are linked with this file instead, and it
  * defines the functions that Criterion's macros call. Options: --filter PATTERN, -jN,
  * --slow SECONDS, --patience TIMES.
  */
@@ -20,7 +20,7 @@
 
 enum { STATUS_FAILED = 97, STATUS_SKIPPED = 98, MAX_JOBS = 64 };
 
-/* The linker names the ends of the sections in which Test and TestSuite leave their pointers. */
+/* Test and TestSuite leave their pointers in sections, and the linker names the ends of these. */
 extern struct criterion_test *__start_cr_tst[], *__stop_cr_tst[];
 extern struct criterion_suite *__start_cr_sts[], *__stop_cr_sts[];
 
@@ -31,7 +31,7 @@ static const struct criterion_test *current;
 static void *parameter; /* NULL: the test has none */
 static bool failed;
 
-/* ---- what Criterion's macros call ---- */
+/* ---- the functions of Criterion's macros ---- */
 
 int cr_asprintf(char **out, const char *fmt, ...) {
     va_list args;
@@ -113,7 +113,7 @@ typedef struct {
 static struct {
     job jobs[MAX_JOBS];
     int n_jobs;
-    double slow_s;   /* longer tests are named; 0: none */
+    double slow_s;   /* longer tests are named; 0: no test is */
     double patience; /* times the limits of the tests */
     unsigned tested, passed, failed, crashed, skipped;
 } runner = {.n_jobs = 1, .patience = 1};
@@ -160,7 +160,7 @@ static void judge(const job *done, int status) {
         printf("%6.1f s  %s/%s\n", took, done->test->category, done->test->name);
 }
 
-/* Waits for a job to end, and returns it free. NULL: there is none. */
+/* Waits for a job to end, and returns it free. NULL: no job runs. */
 static job *wait_for_job(void) {
     int status;
     pid_t pid = wait(&status);
