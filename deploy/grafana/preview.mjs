@@ -29,15 +29,40 @@ async function ask(expr) {
 const escape = (s) => String(s).replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 function figure(v, unit) {
     if (!Number.isFinite(v)) return "–";
-    if (unit === "percentunit") return `${(100 * v).toFixed(1)} %`;
+    if (unit === "percentunit") return `${Number((100 * v).toPrecision(3))} %`;
+    if (v === 0) return "0";
     if (unit === "s") return v < 1 ? `${(1000 * v).toFixed(v < 0.01 ? 1 : 0)} ms` : `${v.toFixed(2)} s`;
     const scale = [[1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([n]) => Math.abs(v) >= n);
-    const text = scale ? `${(v / scale[0]).toFixed(1)}${scale[1]}` : v.toFixed(v < 10 ? 2 : 0);
-    return unit === "bytes" ? `${text}B` : text;
+    const text = scale ? `${Number((v / scale[0]).toPrecision(3))} ${scale[1]}` : String(Number(v.toPrecision(v < 10 ? 2 : 3)));
+    return unit === "bytes" ? `${text}${scale ? "" : " "}B` : text;
 }
 
+// The top of an axis: a round number that holds the values.
+function axisTop(most) {
+    if (!(most > 0)) return 1;
+    const power = 10 ** Math.floor(Math.log10(most));
+    return power * [1, 1.5, 2, 3, 4, 6, 8, 10].find((n) => n * power >= most * 0.999);
+}
+// Seconds between two marks of the time axis, for about five of them.
+const timeStep = [10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 86400].find((s) => Number(seconds) / s <= 6) ?? 86400;
+const clock = (at) => new Date(at * 1000).toISOString().slice(11, timeStep < 60 ? 19 : 16);
+
 // From shallow to deep water, as on the page, for series that count loops; others by hue.
-const colour = (i, n, deep) => (deep ? `hsl(203 62% ${84 - (62 * i) / Math.max(1, n - 1)}%)` : `hsl(${(205 + i * 67) % 360} 55% 45%)`);
+const HUES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666", "#7f4f9f"]; // told apart by the colour-blind, too
+const colour = (i, n, deep) => (deep ? `hsl(${175 + (65 * i) / Math.max(1, n - 1)} 55% ${82 - (62 * i) / Math.max(1, n - 1)}%)` : HUES[i % HUES.length]);
+
+// Names of series below a panel, in as many lines as they need: where each begins.
+function legend(names, width) {
+    const places = [];
+    let [at, line] = [0, 0];
+    for (const name of names) {
+        const wide = 26 + name.length * 5.6;
+        if (at > 0 && at + wide > width) [at, line] = [0, line + 1];
+        places.push([at, line]);
+        at += wide;
+    }
+    return { places, lines: names.length ? line + 1 : 0 };
+}
 
 function draw(panel, series, x, y, w, h) {
     const unit = panel.fieldConfig.defaults.unit;
@@ -55,7 +80,8 @@ function draw(panel, series, x, y, w, h) {
     const deep = /depth|loop/i.test(panel.title) && series.length > 3;
     if (deep) series.sort((a, b) => Number(a.labels.depth ?? a.labels.loop) - Number(b.labels.depth ?? b.labels.loop));
     const shown = series.filter((s) => !deep || [...s.at.values()].some((v) => v > 0));
-    const [left, right, top, bottom] = [x + 46, x + w - 18, y + 28, y + h - 30];
+    const keys = legend(shown.map((s) => s.name), w - 24);
+    const [left, right, top, bottom] = [x + 50, x + w - 18, y + 30, y + h - 34 - 14 * Math.max(1, keys.lines)];
     const sums = new Float64Array(steps + 1);
     const curves = shown.map((s) =>
         Array.from({ length: steps + 1 }, (_, i) => {
@@ -65,7 +91,7 @@ function draw(panel, series, x, y, w, h) {
             sums[i] += stacked ? v : 0;
             return [base, base + v];
         }));
-    const most = Math.max(1e-12, ...curves.flat().map((p) => (p ? p[1] : 0)));
+    const most = axisTop(Math.max(0, ...curves.flat().map((p) => (p ? p[1] : 0))) * (unit === "percentunit" ? 100 : 1)) / (unit === "percentunit" ? 100 : 1);
     const px = (i) => (left + ((right - left) * i) / steps).toFixed(1);
     const py = (v) => (bottom - ((bottom - top) * v) / most).toFixed(1);
     for (const part of [0, 0.5, 1]) {
@@ -79,11 +105,15 @@ function draw(panel, series, x, y, w, h) {
         const under = points.map(([i, p]) => `${px(i)} ${py(p[0])}`).reverse().join("L");
         parts.push(stacked ? `<path d="M${over}L${under}Z" fill="${ink}" fill-opacity=".85"/>` : `<path d="M${over}" fill="none" stroke="${ink}" stroke-width="1.5"/>`);
     });
-    const room = Math.max(4, Math.floor((w - 20) / 62));
-    const each = (w - 24) / Math.min(room, shown.length);
-    shown.slice(0, room).forEach((s, k) => {
-        const at = x + 12 + k * each;
-        parts.push(`<rect x="${at}" y="${y + h - 23}" width="9" height="9" rx="2" fill="${colour(k, shown.length, deep)}"/><text x="${at + 12}" y="${y + h - 15}" class="s">${escape(s.name.slice(0, Math.floor((each - 14) / 5.5)))}</text>`);
+    const every = timeStep * (right - left < 400 ? 2 : 1);
+    for (let at = Math.ceil(start / every) * every; at <= end; at += every) {
+        const mark = px((at - start) / step);
+        parts.push(`<path d="M${mark} ${bottom}v4" stroke="#9fb0b6"/><text x="${mark}" y="${bottom + 15}" text-anchor="middle" class="s">${clock(at)}</text>`);
+    }
+    shown.forEach((s, k) => {
+        const [right, line] = keys.places[k];
+        const [at, base] = [x + 12 + right, y + h - 15 - 14 * (keys.lines - 1 - line)];
+        parts.push(`<rect x="${at}" y="${base - 8}" width="9" height="9" rx="2" fill="${colour(k, shown.length, deep)}"/><text x="${at + 12}" y="${base}" class="s">${escape(s.name)}</text>`);
     });
     if (shown.length === 0) parts.push(`<text x="${x + w / 2}" y="${y + h / 2}" text-anchor="middle" class="s">no data yet</text>`);
     return parts.join("");
