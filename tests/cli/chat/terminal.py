@@ -24,8 +24,8 @@ class Terminal:
     """A program behind a pseudo-terminal."""
 
     def __init__(self, *args, **variables):
-        env = dict(os.environ, TERM="xterm-256color", LC_ALL="C.UTF-8", **variables)
-        env.pop("NO_COLOR", None) if "NO_COLOR" not in variables else None
+        env = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+        env.update({"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **variables})
         self.args = args
         self.text = b""
         self.pid, self.fd = pty.fork()
@@ -152,6 +152,22 @@ term.until(rb"messages ")
 term.until(PROMPT)
 term.send(CTRL_D)
 check(term.ends() == 0 and not os.listdir(elsewhere), "--no-history keeps no line")
+
+# A terminal that cannot move its cursor has plain lines.
+term = Terminal("models/demo", "--device", "cpu", "--max-tokens", "12", TERM="dumb", XDG_STATE_HOME=state)
+term.until(PROMPT)
+term.send(b"dropped" + CTRL_C)
+term.until(rb"Ctrl\+C again[^\n]*\n")
+term.until(PROMPT)
+term.send(b"Hello\n")
+text = term.until(FIGURES)
+check("\x1b" not in text, "a plain terminal gets no escape codes")
+term.until(PROMPT)
+term.send(b"/history\n")
+check(re.search("user: Hello\r?\n", term.until(rb"assistant: ")), "and Ctrl+C drops a line there too")
+term.until(PROMPT)
+term.send(CTRL_D)
+check(term.ends() == 0, "and Ctrl+D ends")
 
 # An answer without end is stopped, and the conversation goes on.
 term = Terminal(ENDLESS, "--device", "cpu", "--max-tokens", "300000", XDG_STATE_HOME=state)
