@@ -13,6 +13,8 @@
 #include "base/buf.h"
 #include "base/err.h"
 
+#include <stdio.h>
+
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 typedef enum {
@@ -118,6 +120,9 @@ const opt_row *opt_find(const opt_command *command, const char *name, size_t len
 const opt_row *opt_marked(const opt_command *command, opt_mark mark);
 /* Appends its help with range, other names and "(required)". */
 void opt_describe(buf *out, const opt_command *command, const opt_row *row);
+/* Prints words from column `indent` on, up to column 100; each line after the first is indented as
+ * far. */
+void opt_wrap(FILE *to, int indent, const char *text);
 /* Appends "fathom serve [MODEL] [options]". */
 void opt_usage(buf *out, const opt_command *command);
 /* Appends "FATHOM_MAX_ROWS". False: no variable sets this option. */

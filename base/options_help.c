@@ -64,25 +64,23 @@ void opt_usage(buf *out, const opt_command *command) {
     buf_puts(out, " [options]");
 }
 
-/* Prints words from HELP_COLUMN on; each line after the first is indented as far. */
-static void print_wrapped(const char *text) {
-    const int indent = HELP_COLUMN + 3;
+void opt_wrap(FILE *to, int indent, const char *text) {
     int column = indent;
     for (const char *word = text; *word;) {
         int len = (int)strcspn(word, " ");
         if (column > indent && column + 1 + len > HELP_WIDTH) {
-            printf("\n%*s", indent, "");
+            fprintf(to, "\n%*s", indent, "");
             column = indent;
         } else if (column > indent) {
-            printf(" ");
+            fputc(' ', to);
             column++;
         }
-        printf("%.*s", len, word);
+        fprintf(to, "%.*s", len, word);
         column += len;
         word += len;
         word += strspn(word, " ");
     }
-    printf("\n");
+    fputc('\n', to);
 }
 
 static void print_row(const opt_command *command, const opt_row *row) {
@@ -94,7 +92,7 @@ static void print_row(const opt_command *command, const opt_row *row) {
     printf("  %-*s%s%*s ", HELP_COLUMN, left, wide ? "\n" : "", wide ? HELP_COLUMN + 2 : 0, "");
     buf help = {0};
     opt_describe(&help, command, row);
-    print_wrapped(help.failed ? row->help : help.data);
+    opt_wrap(stdout, HELP_COLUMN + 3, help.failed ? row->help : help.data);
     buf_deinit(&help);
 }
 
@@ -129,17 +127,28 @@ static void print_common(const opt_command *command) {
            "command line\ncounts first, then the environment, then the file of --config.\n");
 }
 
+/* What the command does, and how it is called. */
+static void print_summary(const opt_command *command) {
+    buf usage = {0}, first = {0};
+    size_t n = strcspn(command->summary, "\n");
+    const char *more = command->summary + n;
+    opt_usage(&usage, command);
+    buf_printf(&first, "fathom %s - %.*s", command->command, (int)n, command->summary);
+    if (!usage.failed && !first.failed) {
+        opt_wrap(stdout, 0, first.data);
+        printf("%s%s\nUsage: %s\n", more + (more[0] ? 1 : 0), more[0] ? "\n" : "", usage.data);
+    }
+    buf_deinit(&usage);
+    buf_deinit(&first);
+}
+
 int opt__help(const opt_parser *self, const char *part) {
     const opt_command *command = self->command;
     if (part) {
         if (print_rows(command, part) > 0) return 0;
         return opt__usage(self, "no option is about '%s'", part);
     }
-    buf usage = {0};
-    opt_usage(&usage, command);
-    printf("fathom %s - %s\n\nUsage: %s\n", command->command, command->summary,
-           usage.failed ? "" : usage.data);
-    buf_deinit(&usage);
+    print_summary(command);
     print_rows(command, NULL);
     print_common(command);
     printf("\nExample:\n  %s\n", command->example);

@@ -39,7 +39,7 @@ int take_model(const char **model, model_place *place, err *e) WARN_UNUSED;
 #define GROUP_DEPTH OPT_GROUP("Depth")
 #define GROUP_BATCHING OPT_GROUP("Batching and cache")
 #define MODEL_OPTION(to) \
-    {"--model", OPT_TEXT, to, "MODEL", "model: a folder, a name that 'fathom models' lists, or ORG/NAME in the Hugging Face cache (default: the newest of your own, else demo)", 0, 0, false}, \
+    {"--model", OPT_TEXT, to, "MODEL", "model: a folder, a name that 'fathom models' lists, or ORG/NAME in the Hugging Face cache (default: the newest of your own, else demo, else hops)", 0, 0, false}, \
     OPT_BARE("--model")
 #define ENGINE_OPTIONS_ON(o, devices, device_help) \
     MODEL_OPTION(&(o)->model), \

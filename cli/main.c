@@ -9,8 +9,11 @@
 #include <string.h>
 
 static void print_summary(void *ud, const opt_command *command) {
+    char summary[400];
     int n = (int)strcspn(command->summary, "\n");
-    fprintf(ud, "  %-14s %.*s\n", command->command, n, command->summary);
+    (void)snprintf(summary, sizeof summary, "%.*s", n, command->summary);
+    fprintf(ud, "  %-14s ", command->command);
+    opt_wrap(ud, 17, summary);
 }
 
 static void print_help(FILE *to) {

@@ -15,7 +15,7 @@ static const char places[] =
     "$XDG_DATA_HOME/fathom/models (~/.local/share/fathom/models), in share/fathom/models beside "
     "the program's folder, in /usr/local/share/fathom/models and in /usr/share/fathom/models. "
     "ORG/NAME is looked up in the Hugging Face cache. Without a model the newest in your own data "
-    "folder is taken, else the model demo.";
+    "folder is taken, else the model demo, else hops.";
 
 /* ---- manual pages ---- */
 

@@ -239,7 +239,8 @@ int bench_flags_read(bench_flags *flags, opt_args *args) {
         {"--seed", OPT_UINT, &flags->seed, "N",
          "seed of prompts, arrival times and cancels (default 0)", 0, 1e18, false},
         {"--percentile-metrics", OPT_TEXT, &flags->metrics, "LIST",
-         "figures to report, of ttft,tpot,itl,e2el,client_queue_time,e2el_including_client_queue "
+         "figures to report, with commas, of ttft, tpot, itl, e2el, client_queue_time, "
+         "e2el_including_client_queue "
          "(default ttft,tpot,itl)",
          0, 0, false},
         {"--metric-percentiles", OPT_TEXT, &flags->percentiles, "LIST",
