@@ -138,6 +138,7 @@ static int bare(opt_parser *self, const char *arg) {
     if (row == NULL) return unknown(self, arg);
     if (self->source[row - self->command->options] == FROM_ARGUMENT && row->type != OPT_TEXT_MANY)
         return opt__usage(self, "unexpected argument '%s': %s is given already", arg, row->name);
+    self->bare = row;
     return opt__set(self, row, row->name, arg, FROM_ARGUMENT);
 }
 
@@ -160,6 +161,8 @@ static int option(opt_parser *self, int *i) {
     if (!config && row->type == OPT_FLAG && value == NULL) value = "true";
     if (value == NULL && *i + 1 >= args->argc) return opt__usage(self, "%s needs a value", name);
     if (value == NULL) value = args->argv[++*i];
+    if (!config && row == self->bare && row->type != OPT_TEXT_MANY)
+        return opt__usage(self, "%s is given twice: by its name, and without it", name);
     if (!config) return opt__set(self, row, name, value, FROM_ARGUMENT);
     self->config = value;
     return 0;

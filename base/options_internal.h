@@ -12,6 +12,7 @@ typedef struct {
     const opt_command *command;
     opt_args *args;
     const char *config;                 /* --config */
+    const opt_row *bare;                /* the option that an argument without dashes set */
     unsigned char source[OPT_MAX_ROWS]; /* opt_source of each row's value */
 } opt_parser;
 

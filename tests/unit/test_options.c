@@ -122,6 +122,8 @@ Test(options, a_wrong_command_line_is_refused_with_the_reason) {
         {{"--prot", "1"}, "unknown option '--prot'; did you mean '--port'?"},
         {{"--nonsense"}, "unknown option '--nonsense' (see"},
         {{"a", "b"}, "unexpected argument 'b': --model is given already"},
+        {{"--model", "a", "b"}, "unexpected argument 'b': --model is given already"},
+        {{"a", "--model", "b"}, "--model is given twice: by its name, and without it"},
         {{"--port"}, "--port needs a value"},
         {{"--port", "x"}, "--port takes a whole number, not 'x'"},
         {{"--port", "-1"}, "--port takes a whole number, not '-1'"},

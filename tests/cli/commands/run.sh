@@ -66,6 +66,12 @@ ends 2 "$dir/options:1: unknown option 'max-token'; did you mean 'max-tokens'?" 
 ends 2 "cannot listen on 'nowhere.invalid'" env FATHOM_PORT=tcp://10.0.0.1:8080 $fathom serve --host nowhere.invalid
 grep -q 'set by Kubernetes' "$dir/err" || fail "FATHOM_PORT of Kubernetes: $(cat "$dir/err")"
 
+# A single dash is the prompt from stdin, beside a model and without one.
+ends 0 "" sh -c "printf 'In the' | $fathom generate demo - --device cpu --max-tokens 1 --json"
+[ "$(jq -c .prompt_ids "$dir/out")" = '[1142,258]' ] || fail "generate demo -: $(cat "$dir/out")"
+ends 0 "no model is given; taking models/demo" sh -c "printf 'In the' | HOME=$dir $fathom generate - --device cpu --max-tokens 1"
+ends 2 "--model is given twice" $fathom generate demo --model hops --prompt x
+
 # An installed tree, from an empty folder.
 mkdir -p "$dir/usr/bin" "$dir/usr/share/fathom" "$dir/empty-folder"
 cp $fathom "$dir/usr/bin/"
