@@ -98,13 +98,18 @@ static void add_bar(buf *out, const progress_place *place, double share, size_t 
     buf_printf(out, "%s] ", place->colour && filled >= width ? PLAIN : "");
 }
 
+/* Rounded down: 100 % means that nothing is left. */
+static unsigned percent(double share) {
+    return (unsigned)(100 * share);
+}
+
 /* ---- drawing ---- */
 
 static void draw_bar(progress *self, uint64_t done, double share, double per_second) {
     const progress_place *place = self->place;
     size_t columns = place->columns ? place->columns : terminal_columns(fileno(place->to));
     buf out = {0}, tail = {0};
-    buf_printf(&tail, "%3.0f %% ", 100 * share);
+    buf_printf(&tail, "%3u %% ", percent(share));
     add_amount(&tail, self, done);
     buf_puts(&tail, " ");
     add_total(&tail, self);
@@ -134,7 +139,7 @@ static void draw_bar(progress *self, uint64_t done, double share, double per_sec
 
 static void write_line(const progress *self, uint64_t done, double share, double per_second) {
     buf out = {0};
-    buf_printf(&out, "%s: %.0f %% ", self->what, 100 * share);
+    buf_printf(&out, "%s: %u %% ", self->what, percent(share));
     add_total(&out, self);
     add_estimate(&out, self, done, per_second, ", ");
     if (!out.failed) {
