@@ -1,9 +1,10 @@
 #!/bin/sh
 # What loops are for, measured on the hops model: right answers by loops, batching of real questions, and request rates.
 #   bench/tools/hops.sh OUT [wall|cpu]      cpu: one thread by its processor time, for a machine that others use
-# ROUNDS: how often each question is asked (default 10). Writes OUT/hops-*.txt and OUT/hops-*.svg. Needs gnuplot, curl and jq. About two minutes on two quiet cores.
+# ROUNDS: how often each question is asked (default 10).
+# Writes OUT/hops-*.txt and OUT/hops-*.svg. Needs gnuplot, curl and jq. Some minutes on two quiet cores.
 set -eu
-[ $# -ge 1 ] || { sed -n '2,4s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 2; }
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 clock=${2:-wall}
@@ -29,6 +30,7 @@ esac
 dir=$(mktemp -d)
 server=
 trap '[ -z "$server" ] || kill "$server"; rm -rf "$dir"' EXIT
+trap 'exit 1' INT TERM
 jq -c '{prompt, output_tokens: 8}' $questions >"$dir/prompts.jsonl"
 "$fathom" serve --model $model --port 0 >"$dir/log" 2>&1 &
 server=$!

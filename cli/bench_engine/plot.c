@@ -6,13 +6,16 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { /* in pixels */
+       WIDTH = 1300,
+       TITLE = 60,
+       TOP = 400,
+       SMALL = 230,
+};
 enum {
-    WIDTH = 1300,
-    TITLE = 60,
-    TOP = 400,
-    SMALL = 230,
-    COLUMNS = 3
-}; /* pixels; of small panels */
+    COLUMNS = 3, /* of small panels */
+    SHOWN = 200, /* launches of a mode: the file must stay small enough for a page */
+};
 
 /* One hue per mode, one lightness per policy. */
 static const char *colour_of(const be_mode *mode) {
@@ -131,8 +134,8 @@ static void put_launches(buf *to, const be_line *line, double seconds, uint32_t 
     const be_run *run = line->run;
     char title[120];
     buf_puts(to, "$pool << EOD\n");
-    /* A sample is taken when its launch has ended. The picture needs no more than a pixel has. */
-    uint32_t every = run->n_samples / (WIDTH / COLUMNS) + 1;
+    /* A sample is taken when its launch has ended. */
+    uint32_t every = run->n_samples / SHOWN + 1;
     double before = 0;
     for (uint32_t i = 0; i < run->n_samples; i += every) {
         double now = run->at_ms[i] / 1e3;
