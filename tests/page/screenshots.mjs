@@ -14,9 +14,12 @@ const questions = readFileSync(join(hops, "questions.jsonl"), "utf8").trim().spl
 const ended = (page) => page.waitForFunction(() => /^(Done|Failed|Stopped)/.test(document.getElementById("status").textContent));
 const settled = (page) => page.waitForTimeout(600); // bars have grown, the next figures are there
 
-async function shoot(page, name, clip) {
+async function shoot(page, name, clip, running = 0) {
     await page.mouse.move(0, 0);
     await settled(page);
+    // Between two answers of all clients the gauge finds none at work, which a picture should not tell.
+    const atWork = (n) => Number(document.getElementById("p-running").textContent) >= n;
+    await page.waitForFunction(atWork, running, { timeout: 20000 }).catch(() => console.log(`${name}: fewer than ${running} at work`));
     const target = clip ? page.locator(clip) : page;
     await target.screenshot({ path: join(folder, `page-${name}.png`), fullPage: !clip });
     console.log(`page-${name}.png`);
@@ -49,8 +52,8 @@ async function columns(browser, server) {
             const [file] = await Promise.all([page.waitForEvent("download"), page.click("#save-png")]);
             await file.saveAs(join(folder, "page-saved.png"));
         }
-        // A few other clients keep the strip alive.
-        await underLoad(server, 6, question(server), async () => {
+        // Other clients keep the strip alive.
+        await underLoad(server, 12, question(server), async () => {
             await page.waitForTimeout(2500);
             await shoot(page, name);
         });
@@ -61,17 +64,15 @@ async function columns(browser, server) {
 /** Asks the question of this number; its prompt is not taken from a cache. */
 const question = (server) => (n) =>
     server.post("/v1/completions", { prompt: questions[n % questions.length].prompt, max_tokens: 8, temperature: 0, cache_salt: String(n) });
+/** The same, and has the model write on: facts and questions of its own, of 1 to 8 loops. */
+const story = (server) => (n) =>
+    server.post("/v1/completions", { prompt: questions[n % questions.length].prompt, max_tokens: 200, temperature: 1, seed: n, ignore_eos: true });
 
-async function strips(browser, server) {
-    const ask = question(server);
+async function strip(browser, server, clients, ask) {
     const page = await browser.page(`${server.url}/`);
-    await underLoad(server, 1, ask, async () => {
-        await page.waitForTimeout(3000);
-        await shoot(page, "strip-1", ".server");
-    });
-    await underLoad(server, 32, ask, async () => {
-        await page.waitForTimeout(5000);
-        await shoot(page, "strip-32", ".server");
+    await underLoad(server, clients, ask(server), async () => {
+        await page.waitForTimeout(8000);
+        await shoot(page, `strip-${clients}`, ".server", Math.ceil(clients * 0.8));
     });
     await page.close();
 }
@@ -98,7 +99,8 @@ const browser = await openBrowser();
 try {
     await withServer([], { device: "cpu", model: hops }, async (server) => {
         await columns(browser, server);
-        await strips(browser, server);
+        await strip(browser, server, 1, story);
+        await strip(browser, server, 32, question);
     });
     await withServer([], { device: "cpu" }, (server) => verses(browser, server));
 } finally {
