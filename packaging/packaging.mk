@@ -28,18 +28,17 @@ MODELS   := demo hops hops-extrapolates
 MODEL_FILES := $(foreach m,$(MODELS),$(filter-out %.bin,$(wildcard models/$m/*.*)))
 DOC_FILES   := README.md CHANGELOG.md SECURITY.md LICENSE $(wildcard docs/*.md docs/*.png)
 PLUGIN      := $(wildcard build/fathom-cuda.so)
-MAN_PAGES    = $(wildcard build/man/*.1)
 
 .PHONY: install install-strip uninstall dist deb
 
-# What is made from the program is made in build/share.
+# What the program writes of itself: completion for three shells, and manual pages (make man).
 SHELLS := bash zsh fish
 $(B)/completion: $(B)/fathom
 	@mkdir -p $@
-	$(Q)for shell in $(SHELLS); do $(B)/fathom completion $$shell >$@/$$shell 2>/dev/null || rm -f $@/$$shell; done
+	$(Q)for shell in $(SHELLS); do $(B)/fathom completion $$shell >$@/$$shell || exit 1; done
 	@touch $@
 
-install: all $(B)/completion
+install: all man $(B)/completion
 	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(docdir)/docs $(DESTDIR)$(unitdir) $(DESTDIR)$(sysconfdir)/default
 	$(INSTALL_PROGRAM) $(B)/fathom $(DESTDIR)$(bindir)/fathom
 	$(if $(PLUGIN),$(INSTALL) -d $(DESTDIR)$(libdir)/fathom && $(INSTALL_PROGRAM) $(PLUGIN) $(DESTDIR)$(libdir)/fathom/)
@@ -48,12 +47,11 @@ install: all $(B)/completion
 	sed 's|@bindir@|$(bindir)|; s|@docdir@|$(docdir)|; s|@sysconfdir@|$(sysconfdir)|' deploy/systemd/fathom.service.in >$(B)/fathom.service
 	$(INSTALL_DATA) $(B)/fathom.service $(DESTDIR)$(unitdir)/fathom.service
 	[ -e $(DESTDIR)$(sysconfdir)/default/fathom ] || $(INSTALL_DATA) deploy/systemd/fathom.default $(DESTDIR)$(sysconfdir)/default/fathom
-	$(if $(MAN_PAGES),$(INSTALL) -d $(DESTDIR)$(mandir)/man1 && $(INSTALL_DATA) $(MAN_PAGES) $(DESTDIR)$(mandir)/man1/)
-	if [ -e $(B)/completion/bash ]; then \
-	    $(INSTALL) -d $(DESTDIR)$(bashcompdir) $(DESTDIR)$(zshcompdir) $(DESTDIR)$(fishcompdir) && \
-	    $(INSTALL_DATA) $(B)/completion/bash $(DESTDIR)$(bashcompdir)/fathom && \
-	    $(INSTALL_DATA) $(B)/completion/zsh $(DESTDIR)$(zshcompdir)/_fathom && \
-	    $(INSTALL_DATA) $(B)/completion/fish $(DESTDIR)$(fishcompdir)/fathom.fish; fi
+	$(INSTALL) -d $(DESTDIR)$(mandir)/man1 $(DESTDIR)$(bashcompdir) $(DESTDIR)$(zshcompdir) $(DESTDIR)$(fishcompdir)
+	$(INSTALL_DATA) build/man/*.1 $(DESTDIR)$(mandir)/man1/
+	$(INSTALL_DATA) $(B)/completion/bash $(DESTDIR)$(bashcompdir)/fathom
+	$(INSTALL_DATA) $(B)/completion/zsh $(DESTDIR)$(zshcompdir)/_fathom
+	$(INSTALL_DATA) $(B)/completion/fish $(DESTDIR)$(fishcompdir)/fathom.fish
 
 # Without symbols the program has a fifth of its size.
 install-strip:

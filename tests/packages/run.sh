@@ -34,6 +34,7 @@ serves() { # PROGRAM MODEL
 
 installed() { # prefix=… DESTDIR=…, the folder, and where the program is
     quiet_make install-strip "$@" || return 1
+    grep -q '^\.TH' "$share"/man/man1/fathom-serve.1 && grep -q fathom "$share"/bash-completion/completions/fathom || { echo "no manual or completion"; return 1; }
     [ -x "$bin/fathom" ] && ! readelf -S "$bin/fathom" | grep -q '\.symtab' || { echo "not there, or not stripped"; return 1; }
 }
 leaves_nothing() { # FOLDER make's variables
@@ -44,7 +45,7 @@ leaves_nothing() { # FOLDER make's variables
     return 0
 }
 where=(prefix="$tmp/own/local" sysconfdir="$tmp/own/etc")
-bin=$tmp/own/local/bin
+bin=$tmp/own/local/bin share=$tmp/own/local/share
 check "make install-strip takes a prefix" installed "${where[@]}"
 check "the installed program serves its own demo model" serves "$bin/fathom" demo
 check "and hops" serves "$bin/fathom" hops
@@ -57,7 +58,7 @@ check "the options file that was changed is kept" sh -c "
     make --no-print-directory install CUDA=0 ${where[*]} && echo FATHOM_PORT=8099 >>$tmp/own/etc/default/fathom &&
     make --no-print-directory install CUDA=0 ${where[*]} && make --no-print-directory uninstall ${where[*]} && grep -qx FATHOM_PORT=8099 $tmp/own/etc/default/fathom"
 where=(DESTDIR="$tmp/staged" prefix=/usr bindir=/usr/libexec/f datadir=/opt/data)
-bin=$tmp/staged/usr/libexec/f
+bin=$tmp/staged/usr/libexec/f share=$tmp/staged/usr/share
 check "DESTDIR, bindir and datadir are heeded" installed "${where[@]}"
 check "the system's options stand in /etc" test -f "$tmp/staged/etc/default/fathom" -a -f "$tmp/staged/opt/data/fathom/models/hops/config.json"
 check "and uninstalled from there" leaves_nothing "$tmp/staged" "${where[@]}"
@@ -99,7 +100,7 @@ if have dh && have dpkg-buildpackage; then
             else debootstrap --variant=minbase bookworm "$root"; fi && cp "$debs"/*.deb "$root/tmp/"
         }
         in_debian() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive sh -ec "$1"; }
-        answers='fathom serve --port 0 2>/tmp/log & server=$!
+        answers='rm -f /tmp/log; fathom serve --port 0 2>/tmp/log & server=$!
             for i in $(seq 600); do grep -q " ready on " /tmp/log && break; sleep 0.1; done
             fathom health "$(sed -n "s/.* ready on \(http[^ ]*\) after.*/\1/p" /tmp/log)" --ready
             kill $server; wait $server; cat /tmp/log; grep -q " model $MODEL: " /tmp/log'
