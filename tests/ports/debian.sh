@@ -12,8 +12,8 @@ skip() { echo "skip: $1"; exit 77; }
 command -v debootstrap >/dev/null || skip "debootstrap is missing"
 dir=$(mktemp -d "${TMPDIR:-/tmp}/fathom-$suite.XXXXXX")
 clean() {
-    mountpoint -q "$dir/dev" && umount "$dir/dev"
-    mountpoint -q "$dir/proc" && umount "$dir/proc"
+    mountpoint -q "$dir/dev" && umount -l "$dir/dev"
+    mountpoint -q "$dir/proc" && umount -l "$dir/proc"
     mountpoint -q "$dir/dev" || mountpoint -q "$dir/proc" || rm -rf "$dir"
 }
 trap clean EXIT
