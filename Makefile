@@ -89,7 +89,7 @@ endif
 
 # The commit, for base/version.o alone. git archive writes it into tools/commit.
 COMMIT ?= $(or $(filter-out $$Format%,$(file <tools/commit)),$(shell git rev-parse --short=12 HEAD 2>/dev/null))
-ifneq ($(file <$(B)/commit),$(COMMIT))
+ifneq ($(wildcard $(B)/commit)=$(file <$(B)/commit),$(B)/commit=$(COMMIT))
 $(file >$(B)/commit,$(COMMIT))
 endif
 
