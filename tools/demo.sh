@@ -118,6 +118,7 @@ cat <<END
 Fathom is serving $model on $url
   the page      $url/
   a completion  curl $url/v1/completions -H 'Content-Type: application/json' -d '$body'
+  a talk        build/fathom chat models/demo
   the log       $log
   to stop       Ctrl+C
 END
