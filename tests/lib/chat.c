@@ -68,7 +68,7 @@ void chat_reopen(chat_rig *rig, const char *option) {
     if (api_chat_open(&rig->chat, rig->dir.path, option, rig->tok, &rig->e) != 0) rig->chat = NULL;
 }
 
-const char *chat_say(chat_rig *rig, const char *body) {
+const char *chat_rendered(chat_rig *rig, const char *body) {
     jinja_output text = {0};
     token_ids ids = {0};
     err e = {0};

@@ -18,7 +18,7 @@ typedef struct {
     tmp_dir dir;
     api_chat *chat; /* NULL: e says why */
     err e;
-    buf said; /* the last conversation as chat_say returned it, or "CODE PARAM: message" */
+    buf said; /* the last conversation as chat_rendered returned it, or "CODE PARAM: message" */
 } chat_rig;
 
 /* Opens a folder with a tokenizer_config.json of these members (without braces; may be "") and
@@ -28,7 +28,7 @@ void chat_open(chat_rig *rig, const char *const *specials, const char *const *ot
 /* Opens the folder again after a change; option: --chat-template. */
 void chat_reopen(chat_rig *rig, const char *option);
 /* The conversation as spelled ids. */
-const char *chat_say(chat_rig *rig, const char *body);
+const char *chat_rendered(chat_rig *rig, const char *body);
 void chat_close(chat_rig *rig);
 
 #endif

@@ -100,7 +100,7 @@ static void check_said(chat_rig *rig, const char *body, const char *start, const
                        size_t row) {
     buf want = {0};
     buf_printf(&want, "%s" ASKED "%s", start, end);
-    cr_expect_str_eq(chat_say(rig, body), want.data, "row %zu: %s", row, rig->said.data);
+    cr_expect_str_eq(chat_rendered(rig, body), want.data, "row %zu: %s", row, rig->said.data);
     buf_deinit(&want);
 }
 
@@ -144,11 +144,11 @@ Test(api_chatml, tokens_that_a_template_names_are_not_made_of_a_clients_text_and
     static const char body[] = "[{\"role\":\"user\",\"content\":\"<think><|endoftext|></think>\"}]";
     chat_rig rig;
     chat_open(&rig, specials, thoughts, "", "chatml");
-    cr_expect_str_eq(chat_say(&rig, body),
+    cr_expect_str_eq(chat_rendered(&rig, body),
                      "~<|im_start|>user\n~<think><|endoftext|>~</think>~<|im_end|>\n" ANSWER);
     chat_close(&rig);
     chat_open(&rig, specials, thoughts, "", kinds[0].jinja);
-    cr_expect_str_eq(chat_say(&rig, body), DEFAULT
+    cr_expect_str_eq(chat_rendered(&rig, body), DEFAULT
                      "~<|im_start|>user\n<think><|endoftext|>~</think>~<|im_end|>\n" ANSWER);
     chat_close(&rig);
 }

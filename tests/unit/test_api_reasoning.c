@@ -434,7 +434,7 @@ Test(api_reasoning, the_reasoning_of_earlier_answers_reaches_the_template_under_
             names[i]);
         chat_open(&rig, specials, others, "", SHOWS("<think>", "</think>"));
         cr_expect_str_eq(
-            chat_say(&rig, body.data),
+            chat_rendered(&rig, body.data),
             "~<|im_start|>user\nHi~<|im_end|>\n~<|im_start|>assistant\n~<think>\nOne.\n"
             "~</think>\n\nTwo.~<|im_end|>\n~<|im_start|>user\nSo?~<|im_end|>\n"
             "~<|im_start|>assistant\n");

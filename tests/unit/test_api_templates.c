@@ -198,7 +198,7 @@ Test(api_templates, conversations_become_the_ids_that_their_template_prints_and_
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         chat_rig rig;
         chat_open(&rig, rows[i].specials, rows[i].others, rows[i].config, rows[i].jinja);
-        cr_expect_str_eq(chat_say(&rig, rows[i].body), rows[i].want, "row %zu: %s", i,
+        cr_expect_str_eq(chat_rendered(&rig, rows[i].body), rows[i].want, "row %zu: %s", i,
                          rig.said.data);
         chat_close(&rig);
     }
@@ -303,8 +303,8 @@ Test(api_templates, a_template_that_knows_functions_is_told_of_them_and_another_
     for (size_t i = 0; i < ARRAY_LEN(functions); i++) {
         chat_rig rig;
         chat_open(&rig, names, others, "", functions[i].jinja);
-        cr_expect_str_eq(chat_say(&rig, functions[i].body), functions[i].want, "row %zu: %s", i,
-                         rig.said.data);
+        cr_expect_str_eq(chat_rendered(&rig, functions[i].body), functions[i].want, "row %zu: %s",
+                         i, rig.said.data);
         chat_close(&rig);
     }
 }
@@ -397,8 +397,8 @@ Test(api_templates, a_last_message_that_is_gone_on_with_lacks_its_end) {
     for (size_t i = 0; i < ARRAY_LEN(open_ends); i++) {
         chat_rig rig;
         chat_open(&rig, names, NULL, "", open_ends[i].jinja);
-        cr_expect_str_eq(chat_say(&rig, open_ends[i].body), open_ends[i].want, "row %zu: %s", i,
-                         rig.said.data);
+        cr_expect_str_eq(chat_rendered(&rig, open_ends[i].body), open_ends[i].want, "row %zu: %s",
+                         i, rig.said.data);
         chat_close(&rig);
     }
 }
@@ -418,7 +418,7 @@ static void put_text(const chat_rig *rig, const char *name, const char *text) {
 static void expect_from(chat_rig *rig, const char *option, const char *body, const char *want) {
     chat_reopen(rig, option);
     cr_assert_not_null(rig->chat, "%s", rig->e.msg);
-    cr_expect_str_eq(chat_say(rig, body), want, "%s", rig->said.data);
+    cr_expect_str_eq(chat_rendered(rig, body), want, "%s", rig->said.data);
 }
 
 Test(api_templates, the_option_wins_over_the_described_one_then_the_jinja_file_then_the_config) {
