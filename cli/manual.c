@@ -9,7 +9,8 @@ static const char precedence[] =
     "A value comes from the command line, else from the environment, else from the file of "
     "--config, else it is the default. The environment has a variable for each option: --max-rows "
     "is FATHOM_MAX_ROWS. A flag takes true or false there, and a list takes commas. An empty "
-    "variable is no value.";
+    "variable is no value. Numbers of bytes take K, M and G for powers of 1024; counts take these, "
+    "and k, m and g for powers of 1000.";
 static const char places[] =
     "A model is a folder, the name of a folder, or ORG/NAME. A name is searched in ./models, in "
     "$XDG_DATA_HOME/fathom/models (~/.local/share/fathom/models), in share/fathom/models beside "
