@@ -31,7 +31,7 @@ static const char *colour_of(const be_mode *mode) {
 
 /* Lines are ordered by sequences, and every number of sequences has the same modes. */
 static size_t count_modes(const be_line *lines, size_t n) {
-    size_t modes = 0;
+    size_t modes = 1;
     while (modes < n && lines[modes].sequences == lines[0].sequences)
         modes++;
     return modes;
@@ -53,8 +53,8 @@ static void put_ratio_data(buf *to, const be_line *lines, size_t n, size_t modes
     for (size_t mode = 0; mode < modes; mode++) {
         buf_printf(to, "$ratio%zu << EOD\n", mode);
         for (size_t i = mode; i < n; i += modes) {
-            double x = (double)(i / modes) * (double)(modes + 1) + (double)mode;
-            buf_printf(to, "%g %.4f %.4f\n", x, lines[i].ratio, lines[i].bound);
+            size_t group = i / modes, x = group * (modes + 1) + mode;
+            buf_printf(to, "%zu %.4f %.4f\n", x, lines[i].ratio, lines[i].bound);
         }
         buf_puts(to, "EOD\n");
     }
@@ -69,9 +69,9 @@ static void put_ratios(buf *to, const be_line *lines, size_t n, size_t modes) {
     put_ratio_data(to, lines, n, modes);
     buf_puts(to, "set title 'tokens/s in multiples of full'\nset xtics (");
     for (size_t i = 0; i < n; i += modes) {
+        size_t group = i / modes, first = group * (modes + 1);
         buf_printf(to, "%s'%u sequence%s' %g", i ? ", " : "", lines[i].sequences,
-                   lines[i].sequences == 1 ? "" : "s",
-                   (double)(i / modes) * (double)(modes + 1) + (double)(modes - 1) / 2);
+                   lines[i].sequences == 1 ? "" : "s", (double)first + (double)(modes - 1) / 2);
     }
     /* Room above the bars for the key. */
     buf_printf(to,

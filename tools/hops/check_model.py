@@ -1,6 +1,6 @@
 """Asks a hops model many more held-out questions in PyTorch, and tells how far its halting is from the threshold.
 
-usage: check_model.py MODEL_DIR [ROUNDS]     (864 questions a round, default 4: worlds of 2 to 16 people, all layouts)
+usage: check_model.py MODEL_DIR [ROUNDS]     (1,728 questions a round, default 2: worlds of 2 to 16 people, all layouts)
 """
 import collections
 import json
@@ -12,7 +12,7 @@ from model import open_folder
 from tokenizer import Tokenizer
 from world import Batch, Words
 
-PEOPLE, ROWS, SEED = (2, 3, 4, 6, 8, 10, 12, 14, 16), 12, 4242
+PEOPLE, ROWS, SEED = (2, 3, 4, 6, 8, 10, 12, 14, 16), 24, 4242
 
 
 def ask(model, words, rounds):
@@ -66,7 +66,7 @@ def main():
     torch.set_num_threads(1)
     model, tokenizer = open_folder(folder), Tokenizer(f"{folder}/tokenizer.json")
     with torch.no_grad():
-        ask(model, Words(tokenizer), int(sys.argv[2]) if len(sys.argv) > 2 else 4)
+        ask(model, Words(tokenizer), int(sys.argv[2]) if len(sys.argv) > 2 else 2)
         margins(model, tokenizer, f"{folder}/questions.jsonl")
 
 
