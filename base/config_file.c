@@ -75,9 +75,10 @@ static int double_quoted(const reader *self, char *at, char **value) {
 }
 
 /* The value that begins at `at`. NULL: there is none. */
-static int read_value(const reader *self, char *at, char **value) {
+static int read_value(reader *self, char *at, char **value) {
     at = skip_blanks(at);
     *value = NULL;
+    self->entry.quoted = *at == '\'' || *at == '"';
     if (*at == '\'') return single_quoted(self, at, value);
     if (*at == '"') return double_quoted(self, at, value);
     for (char *end = at; *end; end++) {

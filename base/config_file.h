@@ -15,11 +15,10 @@
 
 #include "base/err.h"
 
-#include <stddef.h>
-
 typedef struct {
     const char *section; /* "" before the first */
     const char *name, *value;
+    bool quoted; /* the value stood in quotes */
     unsigned line;
 } config_entry;
 

@@ -79,6 +79,41 @@ static int unknown_entry(const file_reader *self, const config_entry *entry, con
     return rc;
 }
 
+/* One item of a list in brackets; *at moves behind it. */
+static int set_item(file_reader *self, const opt_row *row, const char *said, const char **at) {
+    const char *from = *at, *mark = strchr("'\"", *from);
+    size_t n = strcspn(from, ",]");
+    if (*from && mark) {
+        const char *end = strchr(++from, *mark);
+        if (end == NULL)
+            return opt__usage(self->parser, "%s: the closing %c is missing", said, *mark);
+        n = (size_t)(end - from);
+        *at = end + 1;
+    } else {
+        *at = from + n;
+        while (n > 0 && (from[n - 1] == ' ' || from[n - 1] == '\t'))
+            n--;
+    }
+    char *item = arena_strndup(&self->parser->args->texts, from, n);
+    if (item == NULL) return opt__usage(self->parser, "%s is too long", said);
+    return opt__set(self->parser, row, said, item, self->pass);
+}
+
+/* YAML's list in one line: [a, 'b', "c"]. */
+static int set_items(file_reader *self, const opt_row *row, const char *said, const char *text) {
+    for (const char *at = text + 1;;) {
+        at += strspn(at, " \t");
+        if (*at == ']' && at[1] == 0) return 0;
+        if (*at == 0 || *at == ']' || *at == ',')
+            return opt__usage(self->parser, "%s: expected [a, b, c], not '%s'", said, text);
+        if (set_item(self, row, said, &at) != 0) return -1;
+        at += strspn(at, " \t");
+        if (*at == ',') at++;
+        else if (*at != ']')
+            return opt__usage(self->parser, "%s: expected [a, b, c], not '%s'", said, text);
+    }
+}
+
 static int apply(file_reader *self, const config_entry *entry, const char *name) {
     opt_parser *parser = self->parser;
     const opt_row *row = opt_find(parser->command, name, strlen(name));
@@ -91,7 +126,10 @@ static int apply(file_reader *self, const config_entry *entry, const char *name)
     self->line_of[at] = entry->line;
     buf said = {0};
     buf_printf(&said, "%s:%u: %s", self->path, entry->line, entry->name);
-    int rc = opt__set(parser, row, said.data ? said.data : name, entry->value, self->pass);
+    const char *label = said.data ? said.data : name;
+    bool items = row->type == OPT_TEXT_MANY && !entry->quoted && entry->value[0] == '[';
+    int rc = items ? set_items(self, row, label, entry->value)
+                   : opt__set(parser, row, label, entry->value, self->pass);
     buf_deinit(&said);
     return rc;
 }

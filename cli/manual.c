@@ -135,7 +135,7 @@ static void roff_program(const char *date) {
     roff("The file of --config holds a line for each option, with or without quotes, and comments. "
          "Lines before the first section serve all commands; lines after [serve] serve that "
          "command only. A list is given by lines with the same name, or by lines that begin with "
-         "a dash.");
+         "a dash, or in brackets.");
     roff_line("\n.PP\n.nf\n", "# /etc/fathom/options", "\n");
     roff_line("", "kv-memory: 4G", "\n");
     roff_line("", "[serve]", "\n");

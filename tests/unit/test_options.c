@@ -211,6 +211,19 @@ Test(options, a_file_sets_what_command_line_and_environment_leave_out) {
     cr_assert_str_eq(out.hosts.items[1], "y");
 }
 
+Test(options, a_list_in_a_file_may_stand_in_brackets) {
+    outcome out = with_file("cors-origin: [ a b, 'c,]' ,\"d\"]\norigin: '[e'", NULL, NULL);
+    cr_assert_eq(out.rc, 0, "%s", out.said);
+    cr_assert_eq(out.hosts.n, 4);
+    cr_assert_str_eq(out.hosts.items[0], "a b");
+    cr_assert_str_eq(out.hosts.items[1], "c,]");
+    cr_assert_str_eq(out.hosts.items[2], "d");
+    cr_assert_str_eq(out.hosts.items[3], "[e");
+    out = with_file("cors-origin: []\nmodel: [x]", NULL, NULL);
+    cr_assert_eq(out.hosts.n, 0);
+    cr_assert_str_eq(out.model, "[x]");
+}
+
 Test(options, a_file_named_by_the_environment_is_read) {
     tmp_dir dir = tmp_dir_create();
     char path[100];
@@ -238,6 +251,11 @@ Test(options, a_wrong_file_is_refused_with_the_line) {
         {"quick: 2", "conf:1: quick takes true or false, not '2'"},
         {"other: 2", "the options of a command stand after a line [other]"},
         {"port:", "conf:1: the name has no value"},
+        {"cors-origin: [a", "conf:1: cors-origin: expected [a, b, c], not '[a'"},
+        {"cors-origin: [a] b", "expected [a, b, c]"},
+        {"cors-origin: [a,,b]", "expected [a, b, c]"},
+        {"cors-origin: ['a' b]", "expected [a, b, c]"},
+        {"cors-origin: ['a]", "cors-origin: the closing ' is missing"},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         outcome out = with_file(rows[i].text, NULL, NULL);
