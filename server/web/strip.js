@@ -49,6 +49,9 @@ export function launchWords(launch) {
 /** Height of a bar, 0 to 1: by the square root, so one row stays visible beside a prompt of hundreds. */
 const share = (rows, most) => Math.min(1, Math.sqrt(rows / most));
 
+/** Whether a lane has a line and words: lanes that are thin have them at every fourth loop. */
+const isTold = (lane, i) => lane >= 11 || i % 4 === 3;
+
 export class Strip {
     /** elements: {box, canvas, sums, info, note, figures: {perSecond, rowsEach, mixed}} */
     constructor(elements) {
@@ -97,7 +100,7 @@ export class Strip {
         const style = getComputedStyle(this.box);
         const look = { pen, lane, lanes, paints, line: style.getPropertyValue("--line"), edge: style.getPropertyValue("--edge") };
         pen.fillStyle = look.line;
-        for (let i = 1; i <= lanes; i++) pen.fillRect(0, i * lane - 1, width, 1);
+        for (let i = 0; i < lanes; i++) if (isTold(lane, i)) pen.fillRect(0, (i + 1) * lane - 1, width, 1);
         // A prompt's hundreds of rows would flatten all others, so they reach the lane's top at most.
         const plain = shown.filter((l) => !(l.prompt > 0));
         look.most = (plain.length ? plain : shown).reduce((top, l) => Math.max(top, ...l.rows), 1);
@@ -135,7 +138,6 @@ export class Strip {
             this.sums.replaceChildren(...Array.from({ length: lanes }, (_, i) => {
                 const row = document.createElement("div");
                 const [loop, bar, count] = ["b", "i", "span"].map((tag) => document.createElement(tag));
-                loop.textContent = String(i + 1);
                 row.append(loop, bar, count);
                 return row;
             }));
@@ -145,10 +147,12 @@ export class Strip {
             const rows = sum.rows[i] ?? 0;
             const [loop, bar, count] = this.sums.children[i].children;
             this.sums.children[i].style.height = `${lane}px`;
-            loop.hidden = count.hidden = lane < 11 && i % 4 !== 3;
+            const told = isTold(lane, i); // an empty word keeps its place beside the bars
+            loop.textContent = told ? String(i + 1) : "";
             bar.style.width = `${(rows / top) * 55}%`;
             bar.style.backgroundColor = paints[Math.min(i, paints.length - 1)].ground;
-            count.textContent = rows ? short(rows) : "";
+            count.textContent = told && rows ? short(rows) : "";
+            this.sums.children[i].classList.toggle("quiet-lane", !told);
             if (rows) words.push(`${short(rows)} at loop ${i + 1}`);
         }
         this.sums.setAttribute("aria-label", `Rows by loop: ${words.join(", ") || "none"}`);

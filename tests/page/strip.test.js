@@ -103,6 +103,17 @@ test("a server that does not tell its launches, or only to a key, gets no strip 
     }
 });
 
+test("a model of 32 loops has 32 thin lanes, every fourth with a number, and their bars stand in line", { skip }, async () => {
+    const deep = (after) => ({ last: 9, loops: 32, launches: after < 9 ? [launch(9, Array(32).fill(4))] : [] });
+    await withPage({ script: one, launches: deep, card: { max_loops: 32, trained_loops: 32 } }, {}, async (page) => {
+        await page.waitForFunction(() => document.getElementById("l-rows").textContent === "128.0");
+        const rows = await page.locator("#sums > div").evaluateAll((all) => all.map((e) => [e.children[0].textContent, e.children[1].getBoundingClientRect()]));
+        assert.deepEqual(rows.map(([n]) => n).filter(Boolean), ["4", "8", "12", "16", "20", "24", "28", "32"]);
+        assert.equal(new Set(rows.map(([, box]) => `${box.left} ${box.width} ${box.height}`)).size, 1);
+        assert.ok(rows.every(([, box], i) => i === 0 || box.top > rows[i - 1][1].top));
+    });
+});
+
 test("nonsense from /launches draws nothing and breaks nothing", { skip }, async () => {
     const odd = { last: "x", loops: -3, launches: [null, 7, {}, { id: 1, ms: 1, us: 1, rows: ["a"] }, { id: 2, ms: 2, us: 2, rows: [-1] }, launch(3, [2])] };
     await withPage({ script: one, launches: () => odd }, {}, async (page) => {
