@@ -23,7 +23,7 @@ done
 # It shows the answers at one loop, at two and at the model's own depth, and stops by SIGTERM.
 PATH=$dir/bin PORT=0 MODEL=$dir/model tools/demo.sh >"$dir/out" 2>"$dir/err" &
 demo=$!
-pids+=($demo)
+pids+=("$demo")
 await "$dir/out" 'to stop'
 for line in 'at most 1 loop .* Kim. .*1 loop$' 'at most 2 loops .* Bob. .*2 loops$' 'its own depth .* Zoe. .*3 loops$' \
     'Mean of 60 tokens: 2.[0-9]* of 8 loops' 'the page .*http://127.0.0.1:[0-9]*/$'; do
@@ -31,16 +31,16 @@ for line in 'at most 1 loop .* Kim. .*1 loop$' 'at most 2 loops .* Bob. .*2 loop
 done
 [ ! -s "$dir/err" ] || fail "it complains"
 [ -n "$(servers "$dir/model")" ] || fail "no server runs"
-kill -TERM $demo
-wait $demo || fail "it ends with status $? by SIGTERM"
+kill -TERM "$demo"
+wait "$demo" || fail "it ends with status $? by SIGTERM"
 [ -z "$(servers "$dir/model")" ] || fail "it leaves a server behind"
 
 # A killed demo takes its server along.
 PORT=0 MODEL=$dir/model tools/demo.sh >"$dir/out" 2>"$dir/err" &
 demo=$!
 await "$dir/out" 'to stop'
-kill -KILL $demo
-wait $demo 2>/dev/null || true
+kill -KILL "$demo"
+wait "$demo" 2>/dev/null || true
 for _ in $(seq 600); do [ -z "$(servers "$dir/model")" ] && break; sleep 0.1; done
 [ -z "$(servers "$dir/model")" ] || fail "a killed demo leaves a server behind"
 
