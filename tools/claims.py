@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks the claims of bench/README.md: each row has a figure, a command, a source that exists and a commit of the history.
 
-The commits that bench/LOG.md and the reports name have to be in the history, too. Commits are not checked where there is no
+The commits that other pages of bench/ name have to be in the history, too. Commits are not checked where there is no
 history, as in an unpacked archive, or only a part of one."""
 import argparse
 import os
@@ -80,10 +80,9 @@ def report_faults(path):
 
 
 def reports():
-    folder = "bench/reports"
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    return [os.path.join(folder, name) for name in names if name.endswith(".md")] + \
-        [path for path in ("bench/LOG.md",) if os.path.exists(path)]
+    """Every page below bench/ but the table of claims."""
+    return sorted(os.path.join(folder, name) for folder, _, names in os.walk("bench") for name in names
+                  if name.endswith(".md") and os.path.join(folder, name) != PAGE)
 
 
 def check():
