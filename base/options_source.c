@@ -150,7 +150,8 @@ static int on_entry(void *ud, const config_entry *entry) {
     for (char *at = name.data; at && *at; at++) {
         if (*at == '_') *at = '-';
     }
-    int rc = name.failed ? opt__usage(parser, "out of memory") : apply(self, entry, name.data);
+    bool whole = name.data && !name.failed;
+    int rc = whole ? apply(self, entry, name.data) : opt__usage(parser, "out of memory");
     buf_deinit(&name);
     return rc == 0 ? 0 : 1;
 }
