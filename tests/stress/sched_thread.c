@@ -133,6 +133,20 @@ static bool comes_to_rest(sched_thread *thread, sched_stats *stats) {
     return false;
 }
 
+/* Whether the snapshot has the last launches, and none after them. */
+static bool holds_launches(const sched_thread *thread, uint64_t last) {
+    uint64_t oldest = last > SCHED_LAUNCHES ? last - SCHED_LAUNCHES + 1 : 1;
+    sched_launch launch;
+    for (uint64_t id = oldest; id <= last; id++) {
+        uint32_t rows = 0;
+        if (!sched_thread_launch(thread, id, &launch) || launch.id != id) return false;
+        for (uint32_t i = 0; i < launch.n_loops; i++)
+            rows += launch.rows[i];
+        if (rows < launch.n_prompt) return false;
+    }
+    return !sched_thread_launch(thread, last + 1, &launch);
+}
+
 /* The loop: keeps OPEN requests going, cancels one in five, now and then forgets to poll. */
 static int traffic(uint32_t max_flights) {
     fake_opts opts;
@@ -186,6 +200,8 @@ static int traffic(uint32_t max_flights) {
         }
         sched_thread_stats(thread, stats);
         if (sched_thread_failed(thread)) return die("failed");
+        if (!holds_launches(thread, stats->launches[ENG_STAGE_RECURRENT]))
+            return die("the last launches are not as they were");
         if (pick(200) == 0) nap_ms(20);
     }
     sched_thread_cancel(thread, 12345);
