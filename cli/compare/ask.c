@@ -30,7 +30,7 @@ double ask_percent(const ask_sum *sum) {
 }
 
 double ask_loops(const ask_sum *sum) {
-    return sum->asked ? sum->loops / (double)sum->asked : 0;
+    return sum->answered ? sum->loops / (double)sum->answered : 0;
 }
 
 /* ---- one run ---- */
@@ -88,6 +88,7 @@ static int answer_all(asking *now, scheduler *sched, err *e) {
 static void add(ask_sum *sum, bool right, double loops) {
     sum->asked++;
     sum->right += right;
+    sum->answered += loops > 0;
     sum->loops += loops;
 }
 

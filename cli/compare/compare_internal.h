@@ -19,8 +19,8 @@ typedef struct {
 } ask_opts;
 
 typedef struct {
-    uint64_t asked, right;
-    double loops; /* sum over the answers of the mean loops of their tokens */
+    uint64_t asked, right, answered; /* answered: with at least one token */
+    double loops;                    /* sum over these of the mean loops of their tokens */
 } ask_sum;
 
 /* All questions under one policy with at most so many loops. */

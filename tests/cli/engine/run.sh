@@ -74,6 +74,13 @@ printf '%s\n' '{"prompt": "In the beginning", "answer": "God", "source": [1]}' '
 "$fathom" compare --model models/demo --device cpu --questions "$out/own.jsonl" --at-loops 1 --json 2>/dev/null >"$out/own.json"
 jq -e '.questions == 2 and .runs[1].max_loops == null and .runs[1].by_steps[0].steps == null and .runs[1].right <= 1' \
     "$out/own.json" >/dev/null || fail "own questions: $(cat "$out/own.json")"
+# A question that gets no token has no loops: with " Quin" as an end token the first of four, which takes one loop.
+cp -r models/hops "$out/mute"
+jq -c '.eos_token_id += [322]' models/hops/generation_config.json >"$out/mute/generation_config.json"
+head -n 4 models/hops/questions.jsonl >"$out/four.jsonl"
+"$fathom" compare --model "$out/mute" --device cpu --questions "$out/four.jsonl" --at-loops 4 --json 2>/dev/null >"$out/mute.json"
+jq -e 'all(.runs[]; .asked == 4 and .right == 3 and .mean_loops == 3 and .by_steps[0].mean_loops == 0)' "$out/mute.json" >/dev/null ||
+    fail "no answer: $(cat "$out/mute.json")"
 refused() { # what the error says, arguments...
     says=$1
     shift
