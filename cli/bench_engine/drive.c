@@ -27,6 +27,7 @@ typedef struct {
     uint32_t next_request;
     uint32_t n_started; /* of the first load->sequences requests, those with a token */
     uint64_t tokens, n_ended;
+    size_t n_asked;     /* of the first requests, one for each real prompt, those that have ended */
     be_answers answers; /* of real prompts */
     be_run *run;
     bool failed;
@@ -119,6 +120,7 @@ static void end(driver *drv, uint32_t at, const sched_event *ev) {
     from->id = 0;
     drv->n_empty++;
     drv->n_ended++;
+    if (drv->load->prompts) drv->n_asked += from->request < drv->load->prompts->n;
     if (ev->finish == SCHED_FAILED) {
         (void)err_set(&drv->why, ERR_INTERNAL, NULL, "a sequence failed");
         drv->failed = true;
@@ -170,6 +172,22 @@ static uint64_t goal(const driver *drv) {
     return drv->tokens + load->rounds * load->sequences * (load->output_tokens - 1);
 }
 
+/* Requests do not end in their order. Those that are still running when the window closes end here,
+ * outside of it, so that every prompt is judged. */
+static int finish_answers(driver *drv, err *e) {
+    be_table aside = {0};
+    uint64_t scheduler_ns = drv->run->scheduler_ns;
+    int rc = 0;
+    drv->watch.table = &aside;
+    be_watch_open_window(&drv->watch);
+    while (rc == 0 && drv->n_asked < drv->load->prompts->n)
+        rc = step(drv, e);
+    drv->run->scheduler_ns = scheduler_ns;
+    if (rc == 0) be_answers_count(&drv->answers, drv->run);
+    be_table_deinit(&aside);
+    return rc;
+}
+
 static int measure(driver *drv, err *e) {
     const be_load *load = drv->load;
     while (drv->n_started < load->sequences) { /* warm up */
@@ -193,8 +211,7 @@ static int measure(driver *drv, err *e) {
     drv->run->requests = drv->next_request;
     be_watch_close_window(&drv->watch);
     be_window_close(&drv->window, drv->sched);
-    if (load->prompts) be_answers_count(&drv->answers, drv->run);
-    return 0;
+    return load->prompts ? finish_answers(drv, e) : 0;
 }
 
 static int open_and_measure(driver *drv, const be_mode *mode, err *e) {
