@@ -1,6 +1,7 @@
 /* generate.c - `fathom generate`: continues one prompt and prints the text as it comes. */
 #include "api/api.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/size.h"
 #include "base/terminal.h"
 #include "cli/describe.h"
@@ -332,6 +333,7 @@ int cmd_generate(opt_args *args) {
     token_ids prompt = {0};
     run_output out = {.rt = &rt, .opts = &opts};
     model_place place;
+    log_set_level(LOG_WARN); /* the answer is what counts, not the device */
     if (take_model(&opts.run.model, &place, &e) != 0) return opt_fail(&e);
     if (runtime_open(&rt, &opts.run, &e) != 0) return opt_fail(&e);
     token_printer_init(&out.printer, stdout, &rt, 0);
