@@ -99,11 +99,14 @@ finish() {
     exit
 }
 
+# Hooks that compile and compute; the other hooks wait for processes most of the time.
+computed=(tests/cuda/run.sh tests/mutants/run.sh tests/ports/run.sh tests/packages/run.sh tests/deploy/image/run.sh)
 computing() { # the lane that needs the processor
     group "units, golden cases and properties, under ASan+UBSan" \
         criterion unit build/san-address-undefined/unit -j"$jobs" ${T:+--filter "$T"}
     group "threads, under TSan" thread_tests
-    group cuda hook tests/cuda/run.sh
+    local file
+    for file in "${computed[@]}"; do group "$(dirname "$file")" hook "$file"; done
 }
 waiting() { # the lane of servers, clients and commands; folders bring their own hook or package
     local file
@@ -113,7 +116,7 @@ waiting() { # the lane of servers, clients and commands; folders bring their own
         done
     fi
     for file in tests/*/run.sh tests/*/*/run.sh; do
-        [ -x "$file" ] && [[ $file != tests/cuda/run.sh && $file != tests/cuda/sass/run.sh ]] && group "$(dirname "$file")" hook "$file"
+        [ -x "$file" ] && [[ " ${computed[*]} tests/cuda/sass/run.sh " != *" $file "* ]] && group "$(dirname "$file")" hook "$file"
     done
 }
 
