@@ -1,6 +1,8 @@
 // Takes the pictures of docs/: `node screenshots.mjs [FOLDER]`. FATHOM_BIN names the program.
 // They show the real program with the bundled models, under the load that a caption tells.
-import { mkdirSync, readFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 
 globalThis.endsItsServers = true;
@@ -68,13 +70,32 @@ const question = (server) => (n) =>
 const story = (server) => (n) =>
     server.post("/v1/completions", { prompt: questions[n % questions.length].prompt, max_tokens: 200, temperature: 1, seed: n, ignore_eos: true });
 
-async function strip(browser, server, clients, ask) {
+/** Any text, by token ids: of a model of random weights. */
+const ids = (server) => (n) => {
+    const prompt = Array.from({ length: 24 }, (_, i) => (n * 37 + i * 11) % 2000);
+    return server.post("/v1/completions", { prompt, max_tokens: 48 + (n % 32), temperature: 1, seed: n, ignore_eos: true });
+};
+
+async function strip(browser, server, clients, ask, name = `strip-${clients}`) {
     const page = await browser.page(`${server.url}/`);
     await underLoad(server, clients, ask(server), async () => {
         await page.waitForTimeout(8000);
-        await shoot(page, `strip-${clients}`, ".server", Math.ceil(clients * 0.8));
+        await shoot(page, name, ".server", Math.ceil(clients * 0.8));
     });
     await page.close();
+}
+
+/** Weights of this size are dear to read, so the scheduler mixes depths in nearly every launch. */
+async function largeModel(browser) {
+    const out = mkdtempSync(join(tmpdir(), "fathom-large-"));
+    try {
+        const config = join(root, "bench/tools/configs/depthwise-b.json");
+        const model = join(out, "random-111m");
+        execFileSync(process.env.FATHOM_BIN ?? join(root, "build/fathom"), ["init", "--config-json", config, "--out", model, "--mean-depth", "4"]);
+        await withServer(["--no-tokenizer"], { device: "cpu", model }, (server) => strip(browser, server, 32, ids, "strip-large"));
+    } finally {
+        rmSync(out, { recursive: true, force: true });
+    }
 }
 
 async function verses(browser, server) {
@@ -102,6 +123,7 @@ try {
         await strip(browser, server, 1, story);
         await strip(browser, server, 32, question);
     });
+    await largeModel(browser);
     await withServer([], { device: "cpu" }, (server) => verses(browser, server));
 } finally {
     await browser.close();
