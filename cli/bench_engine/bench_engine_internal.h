@@ -122,7 +122,7 @@ typedef struct {
     const tokenizer *tok;     /* borrowed */
     uint32_t *tokens, *n;     /* [n_lanes][most], [n_lanes] */
     uint32_t most;
-    uint8_t *verdict; /* by prompt: answer_state of what was run; OPEN: not yet */
+    uint8_t *verdict; /* by prompt: its answer_state; OPEN: not run yet */
 } be_answers;
 int be_answers_init(be_answers *out, const questions *prompts, const tokenizer *tok,
                     uint32_t n_lanes, err *e) WARN_UNUSED;

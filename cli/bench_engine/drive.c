@@ -25,9 +25,9 @@ typedef struct {
     be_tokens *first;
     bool recording; /* first is being filled */
     uint32_t next_request;
-    uint32_t n_started; /* of the first load->sequences requests, those with a token */
+    uint32_t n_started; /* requests with a token, of the first load->sequences */
     uint64_t tokens, n_ended;
-    size_t n_asked;     /* of the first requests, one for each real prompt, those that have ended */
+    size_t n_asked;     /* ended requests, of the first one for each real prompt */
     be_answers answers; /* of real prompts */
     be_run *run;
     bool failed;
@@ -172,8 +172,8 @@ static uint64_t goal(const driver *drv) {
     return drv->tokens + load->rounds * load->sequences * (load->output_tokens - 1);
 }
 
-/* Requests do not end in their order. Those that are still running when the window closes end here,
- * outside of it, so that every prompt is judged. */
+/* Requests do not end in their order. This runs the requests left when the window closes, so every
+ * prompt is judged. Their time does not count. */
 static int finish_answers(driver *drv, err *e) {
     be_table aside = {0};
     uint64_t scheduler_ns = drv->run->scheduler_ns;
