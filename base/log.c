@@ -66,9 +66,11 @@ int log_format_find(const char *name, log_format *out) {
 static bool is_journal(int fd) {
     const char *stream = getenv("JOURNAL_STREAM");
     struct stat st;
-    unsigned long long device, inode;
-    return stream && sscanf(stream, "%llu:%llu", &device, &inode) == 2 && fstat(fd, &st) == 0 &&
-           st.st_dev == (dev_t)device && st.st_ino == (ino_t)inode;
+    if (stream == NULL || fstat(fd, &st) != 0) return false;
+    char own[48];
+    (void)snprintf(own, sizeof own, "%llu:%llu", (unsigned long long)st.st_dev,
+                   (unsigned long long)st.st_ino);
+    return strcmp(stream, own) == 0;
 }
 
 static line_style find_style(void) {

@@ -127,9 +127,21 @@ static int send_request(int fd, const address *at, err *e) {
     return 0;
 }
 
-/* Reads the status of the answer, "HTTP/1.1 200 OK". The rest is of no interest. */
+/* The status in a line like "HTTP/1.1 200 OK". */
+static bool status_of(const char *line, unsigned *out) {
+    static const char version[] = "HTTP/1.";
+    size_t n = sizeof version - 1;
+    if (strncmp(line, version, n) != 0 || (line[n] != '0' && line[n] != '1') || line[n + 1] != ' ')
+        return false;
+    const char *digits = line + n + 2;
+    if (strspn(digits, "0123456789") != 3 || digits[0] == '0') return false;
+    *out = (unsigned)strtoul(digits, NULL, 10);
+    return true;
+}
+
+/* Reads the status of the answer. The rest is of no interest. */
 static int read_status(int fd, const address *at, unsigned *status, err *e) {
-    char head[MAX_HEAD_BYTES + 1];
+    char head[MAX_HEAD_BYTES + 1] = "";
     size_t n = 0;
     while (n < MAX_HEAD_BYTES && memchr(head, '\n', n) == NULL) {
         ssize_t step = recv(fd, head + n, MAX_HEAD_BYTES - n, 0);
@@ -138,8 +150,7 @@ static int read_status(int fd, const address *at, unsigned *status, err *e) {
         n += (size_t)step;
     }
     head[n] = 0;
-    if (memchr(head, '\n', n) && sscanf(head, "HTTP/1.%*1[01] %3u", status) == 1 && *status >= 100)
-        return 0;
+    if (memchr(head, '\n', n) && status_of(head, status)) return 0;
     return err_set(e, ERR_IO, NULL, "%s: %s", at->authority,
                    n ? "the answer is not HTTP" : "the connection ended without an answer");
 }

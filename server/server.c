@@ -96,6 +96,7 @@ static int listen_on(srv_listener *at, const char *option, const char *host, uin
         const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)(void *)&bound;
         const struct sockaddr_in *four = (const struct sockaddr_in *)(void *)&bound;
         v6 = bound.ss_family == AF_INET6;
+        /* getsockname has filled it. NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage) */
         number = ntohs(v6 ? six->sin6_port : four->sin_port);
     }
     (void)snprintf(at->address, sizeof at->address,

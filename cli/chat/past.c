@@ -63,6 +63,7 @@ static int open_file(const chat_past *past, const char *ending, int flags) {
 static void trim(const chat_past *past) {
     buf out = {0}, temp = {0};
     for (size_t i = past->n_lines - MOST_LINES; i < past->n_lines; i++)
+        /* n_lines > MOST_LINES. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
         buf_printf(&out, "%s\n", past->lines[i]);
     buf_printf(&temp, "%s.new", past->path.data);
     int fd = out.failed || temp.failed ? -1 : open_file(past, ".new", O_WRONLY | O_TRUNC);
