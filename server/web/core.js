@@ -58,7 +58,9 @@ export function planWords(card) {
             ? "a fixed number of loops"
             : `exit by ${card.exit.rule} at ${Number(card.exit.threshold.toPrecision(3))}`;
     const { least, cap } = card.loops;
-    return `${card.family}, ${layers}, ${leaves}, ${least === cap ? "always" : "at most"} ${cap} loops`;
+    const usual = card.loops.default ?? cap;
+    const loops = least === cap ? `always ${cap} loops` : usual < cap ? `${usual} loops, or up to ${cap} if asked for` : `at most ${cap} loops`;
+    return `${card.family}, ${layers}, ${leaves}, ${loops}`;
 }
 
 const UNITS = {

@@ -192,7 +192,8 @@ test("a picture breaks lines as the page does, and its text is escaped", () => {
 
 test("the plan in words says layers, exit rule and cap; an older server says nothing", () => {
     const card = { family: "openmythos", core_layers: 1, exit: { rule: "act", threshold: 0.99000001 }, loops: { default: 8, cap: 16 } };
-    assert.equal(planWords(card), "openmythos, 1 core layer, exit by act at 0.99, at most 16 loops");
+    assert.equal(planWords(card), "openmythos, 1 core layer, exit by act at 0.99, 8 loops, or up to 16 if asked for");
+    assert.match(planWords({ ...card, loops: { least: 1, default: 16, cap: 16 } }), /at most 16 loops$/);
     const fixed = { family: "nanbeige", core_layers: 22, exit: { rule: "fixed", threshold: null }, loops: { default: 2, least: 2, cap: 2 } };
     assert.equal(planWords(fixed), "nanbeige, 22 core layers, a fixed number of loops, always 2 loops");
     assert.equal(planWords({ max_loops: 8 }), "");
