@@ -3,6 +3,7 @@
 #include "cli/chat/input_internal.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +31,7 @@ static void on_interrupt(int signum) {
 }
 
 void chat_watch_interrupts(void) {
-    /* Without SA_RESTART: a read of the terminal ends. */
+    /* Without SA_RESTART: a wait for the terminal ends. */
     struct sigaction action = {.sa_handler = on_interrupt};
     sigemptyset(&action.sa_mask);
     (void)sigaction(SIGINT, &action, NULL);
@@ -72,21 +73,37 @@ void chat_input_close(chat_input *input) {
 
 /* ---- a line ---- */
 
+/* A byte of the terminal; EOF: its end, or Ctrl+C. A signal is let in only while this waits, so a
+ * Ctrl+C between the prompt and the wait is not missed. */
+static int typed_byte(void) {
+    sigset_t others, all;
+    sigemptyset(&all);
+    sigaddset(&all, SIGINT);
+    (void)pthread_sigmask(SIG_BLOCK, &all, &others);
+    struct pollfd wanted = {.fd = STDIN_FILENO, .events = POLLIN};
+    int ready = -1;
+    while (ready < 0 && !chat_interrupted()) {
+        ready = ppoll(&wanted, 1, NULL, &others);
+        if (ready < 0 && errno != EINTR) break; /* EINTR: stopped, and continued */
+    }
+    unsigned char byte;
+    ssize_t n = ready > 0 ? read(STDIN_FILENO, &byte, 1) : -1;
+    (void)pthread_sigmask(SIG_SETMASK, &others, NULL);
+    return n == 1 ? byte : EOF;
+}
+
 /* Reads a line of stdin into input->line, without its newline. Bytes beyond the limit are dropped.
  */
 static chat_entry plain_line(chat_input *input) {
     bool any = false, dropped = false;
-    for (int byte; (byte = getc(stdin)) != EOF;) {
+    for (int byte; (byte = input->terminal ? typed_byte() : getc(stdin)) != EOF;) {
         char one = (char)byte;
         any = true;
         if (one == '\n') return dropped ? CHAT_TOO_LONG : CHAT_ENTRY;
         if (input->line.len < CHAT_ENTRY_BYTES) buf_append(&input->line, &one, 1);
         else dropped = true;
     }
-    if (ferror(stdin) && errno == EINTR && chat_interrupted()) {
-        clearerr(stdin);
-        return CHAT_INTERRUPT;
-    }
+    if (input->terminal && chat_interrupted()) return CHAT_INTERRUPT;
     return dropped ? CHAT_TOO_LONG : any ? CHAT_ENTRY : CHAT_END;
 }
 

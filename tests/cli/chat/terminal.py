@@ -12,6 +12,7 @@ import select
 import stat
 import sys
 import tempfile
+import termios
 import time
 
 PATIENCE = 240  # seconds until a text that never comes is given up; judges no speed
@@ -28,6 +29,7 @@ class Terminal:
         env.update({"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **variables})
         self.args = args
         self.text = b""
+        self.edits = HAS_EDITOR and env["TERM"] != "dumb"
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.execvpe(PROGRAM, [PROGRAM, "chat", *args], env)
@@ -54,6 +56,14 @@ class Terminal:
                 break
         sys.exit(f"FAIL {self.args}: never came: {pattern!r}; there is {self.text!r}")
 
+    def prompt(self):
+        """Waits until a line can be typed; returns the text before. The editor turns the terminal's own
+        lines off around the time when it writes the prompt, and a Ctrl+D from before is lost."""
+        text = self.until(PROMPT)
+        while self.edits and termios.tcgetattr(self.fd)[3] & termios.ICANON:
+            time.sleep(0.01)
+        return text
+
     def send(self, data):
         os.write(self.fd, data)
 
@@ -76,31 +86,31 @@ PROMPT = rb">>> "
 
 # The question's last word is mended with the cursor keys before it is sent.
 term = Terminal("models/demo", "--device", "cpu", "--max-tokens", "24", XDG_STATE_HOME=state)
-text = term.until(PROMPT)
+text = term.prompt()
 check("\x1b[38;5;39m1\x1b[0m" in text and "\x1b[38;5;196m8\x1b[0m" in text, "a legend says which colour is how many loops")
 term.send(b"Who made the sea" + (LEFT * 3 + b"\x0b" + b"world?" if HAS_EDITOR else b"") + b"\r")
 text = term.until(FIGURES)
 check(len(re.findall(r"\x1b\[38;5;\d+m", text)) > 3, "the tokens of an answer are tinted")
 check(re.search(r"\x1b\[2m\d+ tokens?, (stop|length), mean depth [\d.]+ of 8, \d+ % of loops saved, \d+ tokens/s, seed \d+\x1b\[0m", text), "a dim line tells what the answer cost")
 first = re.findall(r"seed (\d+)", text)[-1]
-term.until(PROMPT)
+term.prompt()
 term.send(b"/again\r")
 check(re.findall(r"seed (\d+)", term.until(FIGURES))[-1] != first, "/again shows another seed")
-term.until(PROMPT)
+term.prompt()
 term.send((b"/his\t" if HAS_EDITOR else b"/history") + b"\r")
 text = term.until(rb"assistant: [^\n]*\n")
 check("user: Who made the " + ("world?" if HAS_EDITOR else "sea") in text, "a line is edited before it is sent")
-term.until(PROMPT)
+term.prompt()
 term.send(b"a question that is not meant" + CTRL_C)
 term.until(rb"Ctrl\+C again[^\n]*\n")
-term.until(PROMPT)
+term.prompt()
 term.send(b"/show\r")
 text = term.until(rb"messages  *2\r?\n")
 check("not meant" not in text.split("/show")[-1], "Ctrl+C drops the line that was begun, and the program goes on")
-term.until(PROMPT)
+term.prompt()
 term.send(CTRL_C)
 term.until(rb"Ctrl\+C again[^\n]*\n")
-term.until(PROMPT)
+term.prompt()
 term.send(CTRL_C)
 check(term.ends() == 0, "Ctrl+C twice ends")
 
@@ -111,13 +121,13 @@ if HAS_EDITOR:
 
 # Another session finds them, and Ctrl+D ends.
 term = Terminal("models/demo", "--device", "cpu", "--max-tokens", "24", XDG_STATE_HOME=state, NO_COLOR="1")
-text = term.until(PROMPT)
+text = term.prompt()
 if HAS_EDITOR:
     term.send(UP * 4 + b"\r")
     text = term.until(FIGURES)
     check("Who made the world?" in text, "lines of an earlier session come back")
     check("\x1b[38;5" not in text and "\x1b[2m" not in text, "NO_COLOR takes the colours away")
-    term.until(PROMPT)
+    term.prompt()
 term.send(b'"""\r')
 term.until(rb"\.\.\. ")
 term.send(b"one\r")
@@ -126,61 +136,61 @@ term.send(b'two\r')
 term.until(rb"\.\.\. ")
 term.send(b'"""\r')
 term.until(FIGURES)
-term.until(PROMPT)
+term.prompt()
 term.send(b"/history\r")
 check(re.search(r"user: one\r?\ntwo\r?\n", term.until(rb"two\r?\nassistant: ")), "lines between marks are one entry")
-term.until(PROMPT)
+term.prompt()
 term.send(CTRL_D)
 check(term.ends() == 0, "Ctrl+D ends")
 
 # Reasoning is dimmed.
 term = Terminal("models/demo", "--device", "cpu", "--max-tokens", "12", "--chat-template", THINKING, XDG_STATE_HOME=state)
-term.until(PROMPT)
+term.prompt()
 term.send(b"Hello\r")
 text = term.until(FIGURES)
 check(len(re.findall(r"\x1b\[2m\x1b\[38;5;\d+m", text)) > 3, "reasoning is dimmed")
-term.until(PROMPT)
+term.prompt()
 term.send(CTRL_D)
 check(term.ends() == 0, "and the conversation ends")
 
 # Nothing is kept with --no-history.
 elsewhere = tempfile.mkdtemp()
 term = Terminal("models/demo", "--device", "cpu", "--no-history", XDG_STATE_HOME=elsewhere)
-term.until(PROMPT)
+term.prompt()
 term.send(b"/show\r")
 term.until(rb"messages ")
-term.until(PROMPT)
+term.prompt()
 term.send(CTRL_D)
 check(term.ends() == 0 and not os.listdir(elsewhere), "--no-history keeps no line")
 
 # A terminal that cannot move its cursor has plain lines.
 term = Terminal("models/demo", "--device", "cpu", "--max-tokens", "12", TERM="dumb", XDG_STATE_HOME=state)
-term.until(PROMPT)
+term.prompt()
 term.send(b"dropped" + CTRL_C)
 term.until(rb"Ctrl\+C again[^\n]*\n")
-term.until(PROMPT)
+term.prompt()
 term.send(b"Hello\n")
 text = term.until(FIGURES)
 check("\x1b" not in text, "a plain terminal gets no escape codes")
-term.until(PROMPT)
+term.prompt()
 term.send(b"/history\n")
 check(re.search("user: Hello\r?\n", term.until(rb"assistant: ")), "and Ctrl+C drops a line there too")
-term.until(PROMPT)
+term.prompt()
 term.send(CTRL_D)
 check(term.ends() == 0, "and Ctrl+D ends")
 
 # An answer without end is stopped, and the conversation goes on.
 term = Terminal(ENDLESS, "--device", "cpu", "--max-tokens", "300000", XDG_STATE_HOME=state)
-term.until(PROMPT)
+term.prompt()
 term.send(b"1 2 3\r")
 term.until(rb"\x1b\[38;5;\d+m \d+")
 term.send(CTRL_C)
 check(re.search(r"\d+ tokens?, stopped, mean depth", term.until(FIGURES)), "Ctrl+C stops the answer, not the program")
-term.until(PROMPT)
+term.prompt()
 term.send(b"/max-tokens 2\r")
-term.until(PROMPT)
+term.prompt()
 term.send(b"4\r")
 check("2 tokens, length" in term.until(FIGURES), "the next question is answered")
-term.until(PROMPT)
+term.prompt()
 term.send(b"/exit\r")
 check(term.ends() == 0, "/exit ends")
