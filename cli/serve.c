@@ -32,13 +32,14 @@ int cmd_serve(opt_args *args) {
          0, 0, false},
         OPT_GROUP("HTTP"),
         {"--admin-port", OPT_UINT, &opts.admin_port, "N",
-         "second port for /health, /ready, /metrics and /launches, which answers even when the main port is "
+         "second port for /health, /ready, /metrics and /launches, which answers even when the "
+         "main port is "
          "full; 0: any free port (default: no second port)",
          0, 65535, false},
         {"--admin-host", OPT_TEXT, &opts.admin_host, "ADDR",
          "address of the admin port (default 127.0.0.1)", 0, 0, false},
-        {"--metrics-key", OPT_FLAG, &opts.metrics_key, NULL, "ask for an API key at /metrics and /launches too",
-         0, 0, false},
+        {"--metrics-key", OPT_FLAG, &opts.metrics_key, NULL,
+         "ask for an API key at /metrics and /launches too", 0, 0, false},
         {"--allowed-host", OPT_TEXT_MANY, &opts.allowed_hosts, "NAME",
          "host name by which clients may call this server, or * for any name; may be given several "
          "times (default: local names if only this machine can connect, else any name)",
