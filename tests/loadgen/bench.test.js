@@ -1,36 +1,13 @@
 // `fathom bench` against scripted servers: what went in is known, so are the figures.
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
+import { dir, small, stream, withMock } from "./load.js";
 import { CUT, DONE, startMock, tokenEvent, usageEvent } from "./mock.js";
 import { bench, benchJson, fathom, root } from "./run.js";
-
-const dir = mkdtempSync(join(tmpdir(), "fathom-bench-test-"));
-after(() => rmSync(dir, { recursive: true, force: true }));
-
-async function withMock(script, use) {
-    const mock = await startMock(0, script);
-    try {
-        return await use(mock);
-    } finally {
-        await mock.close();
-    }
-}
-
-/** n tokens, `first` ms before the first and `gap` ms between. */
-function* stream(n, first = 0, gap = 0, depth = () => undefined) {
-    for (let i = 0; i < n; i++) {
-        yield i === 0 ? first : gap;
-        yield tokenEvent(` t${i}`, depth(i));
-    }
-    yield usageEvent(7, n);
-    yield DONE;
-}
-
-const small = ["--input-len", "4", "--output-len", "5"];
 
 function percentile(values, p) {
     const v = [...values].sort((a, b) => a - b);
@@ -412,113 +389,6 @@ test("the chat backend sends messages and reads deltas", async () => {
     );
 });
 
-test("a dataset file is asked line by line and from its start again", async () => {
-    const path = join(dir, "prompts.jsonl");
-    writeFileSync(path, '{"prompt":"one \\u00e9","output_tokens":3}\n\n{"prompt":"two"}\n');
-    await withMock(
-        () => stream(1),
-        async (mock) => {
-            await bench([
-                "--url", mock.url, "--dataset-name", "custom", "--dataset-path", path, "--num-prompts", "5",
-                "--max-concurrency", "1", "--output-len", "9",
-            ]);
-            assert.deepEqual(mock.seen.bodies.map((b) => b.prompt), ["one é", "two", "one é", "two", "one é"]);
-            assert.deepEqual(mock.seen.bodies.map((b) => b.max_tokens), [3, 9, 3, 9, 3]);
-        },
-    );
-});
-
-test("a short file is asked once with --no-oversample, and --custom-output-len goes before its lines' own", async () => {
-    const path = join(dir, "short.jsonl");
-    writeFileSync(path, '{"prompt":"one","output_tokens":3}\n{"prompt":"two"}\n');
-    const run = (...more) => withMock(
-        () => stream(1),
-        async (mock) => {
-            const { json } = await benchJson(["--url", mock.url, "--dataset-name", "custom", "--dataset-path", path, "--num-prompts", "5",
-                "--max-concurrency", "1", "--output-len", "9", ...more]);
-            return [json.completed, mock.seen.bodies.map((b) => b.max_tokens)];
-        });
-    assert.deepEqual(await run("--no-oversample"), [2, [3, 9]]);
-    assert.deepEqual(await run("--custom-output-len", "6"), [5, [6, 6, 6, 6, 6]]);
-    assert.deepEqual(await run("--custom-output-len=-1"), [5, [3, 9, 3, 9, 3]]);
-});
-
-test("sharegpt asks the first turns of conversations of a fair length, for answers as long as the file's", async () => {
-    const demo = join(root, "models/demo");
-    const tokens = (text) => JSON.parse(spawnSync(fathom, ["tokenize", "--model", demo, "--text", text], { encoding: "utf8" }).stdout).length;
-    const say = (...values) => ({ id: "x", conversations: values.map((value, i) => ({ from: i % 2 ? "gpt" : "human", value })) });
-    const long = "the people of the land ".repeat(600);
-    const good = [["Who was the king of the land?", "The king of the land was a man of the city."],
-        ["What is in the house of the father?", "Bread and wine and oil, and many other good things there."]];
-    const path = join(dir, "sharegpt.json");
-    writeFileSync(path, JSON.stringify([say(...good[0], "more", "and more"), say("only one turn, and no answer to it"), say("x", "too short a question for this"),
-        say(long, "too long a question"), say("too long an answer to this one?", long), say("A short answer, is it not?", "y"), {}, 5, { conversations: 7 },
-        { conversations: [{ value: null }, { value: 3 }] }, say(...good[1])]));
-    const run = (more, name = "sharegpt") => withMock(
-        () => stream(1),
-        async (mock) => {
-            const { json } = await benchJson(["--url", mock.url, "--dataset-name", name, "--dataset-path", path, "--num-prompts", "7", "--max-concurrency", "1", ...more]);
-            return { completed: json.completed, asked: mock.seen.bodies.map((b) => [b.prompt ?? b.messages[0].content, b.max_tokens ?? b.max_completion_tokens]) };
-        });
-    const exact = await run(["--tokenizer", demo]);
-    assert.equal(exact.completed, 7);
-    const want = new Map(good.map(([q, a]) => [q, tokens(a)]));
-    assert.deepEqual(new Set(exact.asked.map(([q]) => q)), new Set(want.keys()));
-    for (const [q, n] of exact.asked) assert.equal(n, want.get(q), q);
-    const rough = await run(["--no-oversample", "--backend", "openai-chat"]);
-    assert.equal(rough.completed, 2);
-    for (const [q, n] of rough.asked) assert.equal(n, Math.floor(good.find((g) => g[0] === q)[1].length / 4) + 1);
-    const fixed = await run(["--no-oversample", "--sharegpt-output-len", "11"]);
-    assert.ok(fixed.asked.length >= 2 && fixed.asked.every(([, n]) => n === 11));
-    writeFileSync(path, '{"not": "a list"}');
-    const none = await bench(["--url", "http://127.0.0.1:1", "--model", "m", "--dataset-name", "sharegpt", "--dataset-path", path]);
-    assert.equal(none.code, 2);
-    assert.match(none.errors, /holds no conversation of two turns/);
-});
-
-test("sonnet prompts share their first lines and have about the length asked for", async () => {
-    const path = join(dir, "sonnet.txt");
-    const lines = Array.from({ length: 40 }, (_, i) => `line ${i} of a poem that nobody has written yet`);
-    writeFileSync(path, lines.join("\n") + "\n\n");
-    await withMock(
-        () => stream(1),
-        async (mock) => {
-            await bench(["--url", mock.url, "--dataset-name", "sonnet", "--dataset-path", path, "--num-prompts", "9"]);
-            const prompts = mock.seen.bodies.map((b) => b.prompt);
-            assert.equal(prompts.length, 9);
-            const rows = prompts.map((p) => p.trimEnd().split("\n"));
-            const shared = rows[0].findIndex((line, i) => rows.some((r) => r[i] !== line));
-            assert.match(rows[0][0], /^Pick as many lines/);
-            for (const p of prompts) assert.ok(Math.abs(p.length / 4 - 550) < 40, `${p.length} bytes`);
-            const prefix = rows[0].slice(0, shared).join("\n").length / 4;
-            assert.ok(Math.abs(prefix - 200) < 40, `${prefix} tokens are shared`);
-            assert.ok(rows.every((r) => r.slice(1).every((line) => lines.includes(line))));
-            assert.ok(mock.seen.bodies.every((b) => b.max_tokens === 150));
-        },
-    );
-});
-
-test("prefix_repetition puts a few prefixes before many endings, in any order", async () => {
-    const run = (...more) => withMock(
-        () => stream(1),
-        async (mock) => {
-            await bench(["--url", mock.url, "--dataset-name", "prefix_repetition", "--num-prompts", "20", "--prefix-repetition-prefix-len", "12",
-                "--prefix-repetition-suffix-len", "8", "--prefix-repetition-num-prefixes", "4", "--prefix-repetition-output-len", "3", "--max-concurrency", "1", ...more]);
-            return mock.seen.bodies;
-        });
-    const bodies = await run("--num-warmups", "2");
-    assert.equal(bodies.length, 22);
-    const prefixes = bodies.slice(2).map((b) => b.prompt.slice(0, 12).join());
-    const counts = [...new Set(prefixes)].map((p) => prefixes.filter((q) => q === p).length);
-    assert.deepEqual(counts, [5, 5, 5, 5]);
-    assert.notDeepEqual(prefixes.slice(0, 4), prefixes.slice(4, 8), "not in turn");
-    assert.equal(new Set(bodies.map((b) => b.prompt.slice(12).join())).size, 22, "every ending is its own");
-    assert.ok(bodies.every((b) => b.prompt.length === 20 && b.max_tokens === 3));
-    const chats = (await run("--backend", "openai-chat")).map((b) => b.messages[0].content.split(" "));
-    assert.ok(chats.every((w) => w.length === 20));
-    assert.equal(new Set(chats.map((w) => w.slice(0, 12).join())).size, 4);
-});
-
 test("flags of vLLM's that change nothing here are taken and named in one line; the others do what they say", async () => {
     await withMock(
         () => stream(1),
@@ -754,105 +624,6 @@ test("chunks without text, with the role or the reason of the end, are no tokens
     assert.equal(nothing.completed, 2);
     assert.deepEqual(nothing.output_lens, [0, 0]);
     for (const latency of nothing.latencies) assert.ok(latency > 0);
-});
-
-test("--plot draws its four panels", { skip: spawnSync("gnuplot", ["--version"]).error && "needs gnuplot (Debian: gnuplot-nox)" }, async () => {
-    await withMock(
-        () => stream(4, 5, 2, (i) => [i + 1]),
-        async (mock) => {
-            for (const name of ["p.svg", "p.png"]) {
-                const r = await bench(["--url", mock.url, "--num-prompts", "4", "--plot", join(dir, name), ...small]);
-                assert.equal(r.code, 0, r.errors);
-                assert.ok(existsSync(join(dir, name)));
-            }
-            const svg = readFileSync(join(dir, "p.svg"), "utf8");
-            for (const title of [
-                /Time to first token: p50 [\d.]+ ms, p99 [\d.]+ ms/, /Inter-token latency: p50 /, /Output tokens per second/,
-                /too short for a rate over time/, /Depth of tokens: mean 2.50 loops/, />p99</,
-                />demo at http:|>mock at http:/, /UTC, 4 of 4 requests in [\d.]+ s, all sent at once/,
-            ]) {
-                assert.match(svg, title);
-            }
-            assert.equal(readFileSync(join(dir, "p.png")).subarray(1, 4).toString(), "PNG");
-        },
-    );
-});
-
-test("--plot says that several tokens came in one read, and that there is no depth", { skip: spawnSync("gnuplot", ["--version"]).error && "needs gnuplot (Debian: gnuplot-nox)" }, async () => {
-    function* burst() {
-        yield tokenEvent("a") + tokenEvent("b") + tokenEvent("c");
-        yield 50;
-        yield tokenEvent("d");
-        yield DONE;
-    }
-    await withMock(burst, async (mock) => {
-        const file = join(dir, "burst.svg");
-        const r = await bench(["--url", mock.url, "--num-prompts", "3", "--plot", file, ...small]);
-        assert.equal(r.code, 0, r.errors);
-        const svg = readFileSync(file, "utf8");
-        assert.match(svg, /67 % came in one read with the token before/);
-        assert.match(svg, /Inter-token latency: p50 in one read, p99 /);
-        assert.match(svg, /the server reported no depth/);
-    });
-});
-
-test("a picture that cannot be drawn is refused before the first request", async () => {
-    await withMock(
-        () => stream(2),
-        async (mock) => {
-            const refused = async (file, env, why) => {
-                const r = await bench(["--url", mock.url, "--num-prompts", "1", "--plot", file, ...small], { env });
-                assert.equal(r.code, 2, r.errors);
-                assert.match(r.errors, why);
-                assert.equal(r.out, "");
-            };
-            await refused(join(dir, "x.svg"), { PATH: "/nonexistent" }, /--plot needs gnuplot.*apt install gnuplot-nox/);
-            await refused(join(dir, "x.pdf"), {}, /--plot takes a file that ends in \.svg or \.png/);
-            await refused(join(dir, "none", "x.svg"), {}, /the folder .*none: No such file/);
-            assert.equal(mock.seen.bodies.length, 0);
-            assert.deepEqual(mock.seen.gets, []);
-        },
-    );
-});
-
-test("--rates runs each rate, prints a table, and saves and draws all of them", async () => {
-    await withMock(
-        () => stream(3, 20, 1),
-        async (mock) => {
-            const plot = spawnSync("gnuplot", ["--version"]).error ? [] : ["--plot", join(dir, "rates.svg")];
-            const { json, out, code, errors } = await benchJson([
-                "--url", mock.url, "--rates", "20,40.5,80", "--rate-seconds", "0.5", "--num-warmups", "1", ...plot, ...small,
-            ]);
-            assert.equal(code, 0, errors);
-            assert.deepEqual(json.runs.map((r) => [r.request_rate, r.num_prompts, r.completed]), [[20, 10, 10], [40.5, 21, 21], [80, 40, 40]]);
-            assert.equal(mock.seen.bodies.length, 1 + 10 + 21 + 40); // warm once
-            assert.equal(out.match(/Serving Benchmark Result/g).length, 3);
-            const rows = out.slice(out.lastIndexOf("===\n")).trim().split("\n").slice(-3).map((row) => row.trim().split(/\s+/));
-            assert.deepEqual(rows.map((row) => row.slice(0, 3)), [["20", "10", "0"], ["40.5", "21", "0"], ["80", "40", "0"]]);
-            json.runs.forEach((run, i) => {
-                assert.ok(Math.abs(run.request_throughput - Number(rows[i][3])) < 0.01);
-                assert.ok(Math.abs(run.median_ttft_ms - Number(rows[i][5])) < 0.01);
-            });
-            if (!plot.length) return;
-            const svg = readFileSync(join(dir, "rates.svg"), "utf8");
-            for (const text of [/3 request rates/, /requests completed per second/, /end to end, p99/, /first token, p50/]) assert.match(svg, text);
-        },
-    );
-});
-
-test("--rates ends at a rate where every request fails, and still tells of those before", async () => {
-    await withMock(
-        (_, n) => (n < 4 ? stream(2) : [{ status: 503, text: "no" }]),
-        async (mock) => {
-            const r = await benchJson(["--url", mock.url, "--rates", "100,200,400", "--num-prompts", "4", ...small]);
-            assert.equal(r.code, 1);
-            assert.match(r.errors, /every request failed/);
-            assert.deepEqual(r.json.runs.map((run) => [run.completed, run.failed]), [[4, 0], [0, 4]]);
-            assert.match(r.out, /^ +100 +4 +0 /m);
-            assert.match(r.out, /^ +200 +0 +4 /m);
-            assert.equal(mock.seen.bodies.length, 8);
-        },
-    );
 });
 
 test("only a benchmark that runs needs libcurl, and says how to get it", async () => {
