@@ -167,7 +167,8 @@ const char *gnuplot_shade(uint32_t i, uint32_t last) {
 
 /* ---- the picture ---- */
 
-int gnuplot_draw(const char *option, const char *file, const buf *script, err *e) {
+int gnuplot_draw(const char *option, const char *file, buf *script, err *e) {
+    buf_puts(script, "unset multiplot\n"); /* allowed without panels */
     if (script->failed) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the picture");
     int status = run(option, script, e);
     if (status < 0) return -1;

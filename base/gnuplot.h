@@ -37,7 +37,8 @@ void gnuplot_set(buf *script, const char *what, const char *text);
 void gnuplot_panels(buf *script, uint32_t rows, uint32_t columns, const char *title);
 /* A colour of a scale from dark (0) to light (last): values that have an order. */
 const char *gnuplot_shade(uint32_t i, uint32_t last);
-/* Draws the script into `file`, the file that it began with. ERR_IO; ERR_NO_MEMORY. */
-int gnuplot_draw(const char *option, const char *file, const buf *script, err *e) WARN_UNUSED;
+/* Ends the panels and draws the script into `file`, the file that it began with. ERR_IO;
+ * ERR_NO_MEMORY. */
+int gnuplot_draw(const char *option, const char *file, buf *script, err *e) WARN_UNUSED;
 
 #endif

@@ -4,6 +4,7 @@
 #include "base/options_internal.h"
 #include "base/version.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -203,6 +204,18 @@ int opt_read_file(buf *out, const char *option, const char *path, size_t max_byt
     if (file_read(out, path, max_bytes, &why) == 0) return 0;
     return err_set(e, why.code == ERR_NO_MEMORY ? ERR_NO_MEMORY : ERR_USAGE, option, "%s: %s",
                    option, why.msg);
+}
+
+int opt_read_stdin(buf *out, const char *option, size_t max_bytes, err *e) {
+    char chunk[65536];
+    size_t n;
+    out->max = max_bytes;
+    while (!out->failed && (n = fread(chunk, 1, sizeof chunk, stdin)) > 0)
+        buf_append(out, chunk, n);
+    if (ferror(stdin)) return err_set(e, ERR_IO, option, "%s -: %s", option, strerror(errno));
+    if (!out->failed) return 0;
+    return err_set(e, ERR_USAGE, option, "%s -: stdin holds more than %zu MB", option,
+                   max_bytes >> 20);
 }
 
 int opt_exit_status(const err *e) {

@@ -104,6 +104,8 @@ int opt_parse(const opt_command *command, opt_args *args) WARN_UNUSED;
 /* Reads a file named by an option. An unreadable file is bad usage of the option. */
 int opt_read_file(buf *out, const char *option, const char *path, size_t max_bytes,
                   err *e) WARN_UNUSED;
+/* The same for "-": all of stdin. */
+int opt_read_stdin(buf *out, const char *option, size_t max_bytes, err *e) WARN_UNUSED;
 /* The exit status for a failure. */
 int opt_exit_status(const err *e);
 /* Prints "fathom: MESSAGE" and returns the exit status for the failure. */

@@ -5,9 +5,9 @@
 #include "base/size.h"
 #include "base/terminal.h"
 #include "cli/describe.h"
+#include "cli/numbers.h"
 #include "cli/token_printer.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,36 +63,18 @@ static int parse_ids(const char *text, uint32_t vocab, token_ids *out, err *e) {
     if (out->data == NULL)
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %zu ids", most);
     out->cap = most;
-    while (*text) {
-        if (strchr(" ,[]\n\t", *text)) {
-            text++;
-            continue;
-        }
-        char *end;
-        errno = 0;
-        unsigned long id = strtoul(text, &end, 10);
-        if (*text < '0' || *text > '9' || errno || id >= vocab) {
-            return err_set(e, ERR_USAGE, "--ids",
-                           "--ids: expected token ids below %u, found '%.20s'", vocab, text);
-        }
+    uint64_t id;
+    int rc;
+    while ((rc = numbers_next(&text, vocab, &id)) > 0)
         out->data[out->n++] = (uint32_t)id;
-        text = end;
-    }
-    return 0;
+    if (rc == 0) return 0;
+    return err_set(e, ERR_USAGE, "--ids", "--ids: expected token ids below %u, found '%.20s'",
+                   vocab, text);
 }
 
 /* All of stdin, without the newline at its end. */
 static int read_stdin(buf *out, err *e) {
-    char chunk[65536];
-    size_t n;
-    out->max = STDIN_MAX_BYTES;
-    while ((n = fread(chunk, 1, sizeof chunk, stdin)) > 0 && !out->failed)
-        buf_append(out, chunk, n);
-    if (ferror(stdin)) return err_set(e, ERR_IO, "--prompt", "--prompt -: %s", strerror(errno));
-    if (out->failed) {
-        return err_set(e, ERR_USAGE, "--prompt", "--prompt -: stdin holds more than %d MB",
-                       STDIN_MAX_BYTES >> 20);
-    }
+    if (opt_read_stdin(out, "--prompt", STDIN_MAX_BYTES, e) != 0) return -1;
     if (out->len && out->data[out->len - 1] == '\n') out->len--;
     return 0;
 }
@@ -257,6 +239,13 @@ static void print_end(run_output *run_out, const token_ids *prompt) {
     print_figures(run_out);
 }
 
+/* The message about options that do not go together; NULL: all do. */
+static const char *wrong_options(const options *opts) {
+    if ((opts->prompt != NULL) == (opts->ids != NULL)) return "give one of --prompt and --ids";
+    if (opts->chat && opts->ids) return "--chat takes a text, so it cannot go with --ids";
+    return opts->chat_template && !opts->chat ? "--chat-template needs --chat" : NULL;
+}
+
 int cmd_generate(opt_args *args) {
     options opts = {.max_tokens = 128, .top_k = UNSET};
     const opt_row table[] = {
@@ -315,16 +304,9 @@ int cmd_generate(opt_args *args) {
         ARRAY_LEN(table)};
     int parsed = opt_parse(&command, args);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
-    if ((opts.prompt != NULL) == (opts.ids != NULL)) {
-        fprintf(stderr, "fathom generate: give one of --prompt and --ids\n");
-        return EXIT_USAGE;
-    }
-    if (opts.chat && opts.ids) {
-        fprintf(stderr, "fathom generate: --chat takes a text, so it cannot go with --ids\n");
-        return EXIT_USAGE;
-    }
-    if (opts.chat_template && !opts.chat) {
-        fprintf(stderr, "fathom generate: --chat-template needs --chat\n");
+    const char *wrong = wrong_options(&opts);
+    if (wrong) {
+        fprintf(stderr, "fathom generate: %s\n", wrong);
         return EXIT_USAGE;
     }
     opts.run.max_running = 1;

@@ -1,7 +1,9 @@
-/* numbers.c - lists of numbers in options. */
+/* numbers.c - lists of numbers in texts. */
 #include "cli/numbers.h"
 
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 int numbers_read(const char *option, const char *text, uint32_t most, uint32_t *out, size_t cap,
                  size_t *n, err *e) {
@@ -19,4 +21,16 @@ int numbers_read(const char *option, const char *text, uint32_t most, uint32_t *
         if (*end == 0) return 0;
         at = end;
     }
+}
+
+int numbers_next(const char **text, uint64_t limit, uint64_t *out) {
+    char *end;
+    *text += strspn(*text, " ,[]\n\t");
+    if (**text == 0) return 0;
+    if (**text < '0' || **text > '9') return -1;
+    errno = 0;
+    *out = strtoull(*text, &end, 10);
+    if (errno || *out >= limit) return -1;
+    *text = end;
+    return 1;
 }

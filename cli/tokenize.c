@@ -183,23 +183,13 @@ static void put_lines(buf *out, const tokenizer *tok, const jinja_output *text,
     }
 }
 
-static int read_stdin(buf *out, err *e) {
-    char piece[64 << 10];
-    size_t n;
-    out->max = line_limits.max_bytes;
-    while ((n = fread(piece, 1, sizeof piece, stdin)) > 0)
-        buf_append(out, piece, n);
-    if (ferror(stdin)) return err_set(e, ERR_IO, "--chat", "stdin: %s", strerror(errno));
-    return out->failed ? err_set(e, ERR_USAGE, "--chat", "stdin: holds more than 64 MB") : 0;
-}
-
 static int print_chat(tokenizer *tok, const options *opts, err *e) {
     api_chat *chat = NULL;
     buf body = {0}, out = {0};
     jinja_output text = {0};
     token_ids ids = {0};
     int rc = strcmp(opts->chat, "-") == 0
-                 ? read_stdin(&body, e)
+                 ? opt_read_stdin(&body, "--chat", line_limits.max_bytes, e)
                  : opt_read_file(&body, "--chat", opts->chat, line_limits.max_bytes, e);
     if (rc == 0) rc = api_chat_open(&chat, opts->model, opts->chat_template, tok, e);
     if (rc == 0) rc = api_chat_render(chat, body.data ? body.data : "", body.len, &text, &ids, e);

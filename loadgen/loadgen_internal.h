@@ -22,6 +22,7 @@
 #ifndef FATHOM_BENCH_INTERNAL_H
 #define FATHOM_BENCH_INTERNAL_H
 
+#include "base/gnuplot.h"
 #include "base/json.h"
 #include "text/tokenizer.h"
 
@@ -248,8 +249,9 @@ void bench_print(const bench_stats *stats, const bench_plan *plan, const bench_o
 json_t *bench_json(const bench_stats *stats, const bench_plan *plan, const bench_opts *opts,
                    const bench_run *run, const char *label, const char *const *metadata,
                    size_t n_metadata) WARN_UNUSED;
-/* The model, the server, the date and a description of the load, on two lines. */
-void bench_plot_title(buf *title, const bench_opts *opts, const char *load);
+/* Begins a picture of two columns. Its title has the model, the server, the date and the load. */
+void bench_plot_begin(buf *script, const char *path, gnuplot_size size, uint32_t rows,
+                      const bench_opts *opts, const buf *load);
 /* path has passed gnuplot_check. */
 int bench_plot(const char *path, const bench_opts *opts, const bench_stats *stats,
                const bench_run *run, err *e) WARN_UNUSED;

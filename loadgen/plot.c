@@ -155,12 +155,19 @@ static void put_depths(buf *script, const bench_stats *stats, const bench_run *r
 
 /* ---- the picture ---- */
 
-void bench_plot_title(buf *title, const bench_opts *opts, const char *load) {
+void bench_plot_begin(buf *script, const char *path, gnuplot_size size, uint32_t rows,
+                      const bench_opts *opts, const buf *load) {
+    buf title = {0};
     char date[32];
     time_t now = (time_t)clock_unix_s();
     struct tm tm;
     (void)strftime(date, sizeof date, "%Y-%m-%d %H:%M UTC", gmtime_r(&now, &tm));
-    buf_printf(title, "%s at %s\n%s, %s", opts->model, opts->base_url, date, load);
+    buf_printf(&title, "%s at %s\n%s, %s", opts->model, opts->base_url, date,
+               load->data ? load->data : "");
+    gnuplot_begin(script, path, size);
+    gnuplot_panels(script, rows, 2, title.data ? title.data : "");
+    if (title.failed || load->failed) script->failed = true;
+    buf_deinit(&title);
 }
 
 static void put_load(buf *out, const bench_opts *opts, const bench_stats *stats) {
@@ -177,21 +184,16 @@ static void put_load(buf *out, const bench_opts *opts, const bench_stats *stats)
 
 int bench_plot(const char *path, const bench_opts *opts, const bench_stats *stats,
                const bench_run *run, err *e) {
-    buf script = {0}, title = {0}, load = {0};
+    buf script = {0}, load = {0};
     put_load(&load, opts, stats);
-    bench_plot_title(&title, opts, load.data ? load.data : "");
-    gnuplot_begin(&script, path, (gnuplot_size){1100, 800});
-    gnuplot_panels(&script, 2, 2, title.data ? title.data : "");
+    bench_plot_begin(&script, path, (gnuplot_size){1100, 800}, 2, opts, &load);
     put_distribution(&script, "ttft", "Time to first token", &stats->series[BENCH_TTFT],
                      "requests, %");
     put_distribution(&script, "itl", "Inter-token latency", &stats->series[BENCH_ITL], "gaps, %");
     put_rate(&script, stats, run);
     put_depths(&script, stats, run);
-    buf_puts(&script, "unset multiplot\n");
-    script.failed = script.failed || title.failed || load.failed;
     int rc = gnuplot_draw("--plot", path, &script, e);
     buf_deinit(&script);
-    buf_deinit(&title);
     buf_deinit(&load);
     return rc;
 }

@@ -102,24 +102,19 @@ static void put_latency(buf *script) {
 }
 
 int bench_sweep_plot(const char *path, const bench_opts *opts, const bench_sweep *sweep, err *e) {
-    buf script = {0}, title = {0}, load = {0};
+    buf script = {0}, load = {0};
     buf_printf(&load, "%zu request rates", sweep->n);
     if (opts->max_concurrency)
         buf_printf(&load, ", at most %llu at once", (unsigned long long)opts->max_concurrency);
-    bench_plot_title(&title, opts, load.data ? load.data : "");
-    gnuplot_begin(&script, path, (gnuplot_size){1200, 520});
+    bench_plot_begin(&script, path, (gnuplot_size){1200, 520}, 1, opts, &load);
     put_points(&script, sweep);
-    gnuplot_panels(&script, 1, 2, title.data ? title.data : "");
     buf_puts(&script,
              is_wide(sweep) ? "set logscale xy\n" : "set xrange [0:*]\nset yrange [0:*]\n");
     put_throughput(&script);
     buf_puts(&script, "unset logscale\nset xrange [*:*]\nset yrange [*:*]\n");
     put_latency(&script);
-    buf_puts(&script, "unset multiplot\n");
-    script.failed = script.failed || title.failed || load.failed;
     int rc = gnuplot_draw("--plot", path, &script, e);
     buf_deinit(&script);
-    buf_deinit(&title);
     buf_deinit(&load);
     return rc;
 }

@@ -186,7 +186,6 @@ int be_plot(const char *file, const be_line *lines, size_t n, const char *title,
     place(&to, tall, WIDTH * 3 / 5, TITLE, WIDTH * 2 / 5, TOP);
     put_depths(&to, last_depthwise(lines, n));
     put_all_launches(&to, &lines[n - modes], modes, tall);
-    buf_puts(&to, "unset multiplot\n");
     int rc = gnuplot_draw("--plot", file, &to, e);
     buf_deinit(&to);
     return rc;

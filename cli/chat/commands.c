@@ -146,9 +146,8 @@ static bool is_greedy(const chat *self) {
 }
 
 /* Prints a setting in force, and whether it is the model's. */
-static void show(const chat *self, const char *command, const json_t *own, const char *usual) {
+static void show(const char *command, const json_t *own, const char *usual) {
     char *text = own ? json_dumps(own, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6)) : NULL;
-    (void)self;
     printf("  %-14s %s\n", command, text ? text : usual);
     free(text);
 }
@@ -170,12 +169,12 @@ static int do_show(chat *self, const char *text, err *e) {
     (void)snprintf(line, sizeof line, "%lld to %lld loops", (long long)json_integer_value(least),
                    (long long)json_integer_value(most));
     printf("  %-14s %s\n", "/depth", most ? line : "auto: as the exit rule says");
-    show(self, "/threshold", json_object_get(depth, "threshold"), "auto: the model's");
-    show(self, "/effort", json_object_get(self->settings, "reasoning_effort"), "auto: no limit");
+    show("/threshold", json_object_get(depth, "threshold"), "auto: the model's");
+    show("/effort", json_object_get(self->settings, "reasoning_effort"), "auto: no limit");
     (void)snprintf(line, sizeof line, "auto: %g", (double)sampling.temperature);
-    show(self, "/temperature", json_object_get(self->settings, "temperature"), line);
+    show("/temperature", json_object_get(self->settings, "temperature"), line);
     (void)snprintf(line, sizeof line, "auto: %llu", (unsigned long long)self->max_tokens);
-    show(self, "/max-tokens", json_object_get(self->settings, "max_tokens"), line);
+    show("/max-tokens", json_object_get(self->settings, "max_tokens"), line);
     (void)snprintf(line, sizeof line, "%llu for every answer", (unsigned long long)self->seed);
     printf("  %-14s %s\n", "/seed", self->own_seed ? line : "off: another one for each answer");
     printf("  %-14s %zu\n", "messages", json_array_size(self->messages));

@@ -1,6 +1,7 @@
 /* talk.c - the messages of a conversation: as a list, as a request, as a file. */
 #include "base/file.h"
 #include "cli/chat/chat_internal.h"
+#include "cli/numbers.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -85,23 +86,14 @@ static json_t *as_text(const chat *self) {
 
 /* Appends the numbers of a text to a list. */
 static int add_ids(json_t *ids, const char *text, err *e) {
-    while (*text) {
-        char *end;
-        if (strchr(" ,[]\n\t", *text)) {
-            text++;
-            continue;
-        }
-        errno = 0;
-        unsigned long id = strtoul(text, &end, 10);
-        if (*text < '0' || *text > '9' || errno || id > UINT32_MAX) {
-            return err_set(e, ERR_BAD_PARAM, NULL,
-                           "this model has no tokenizer: write token ids, as in 1 2 3, not '%.20s'",
-                           text);
-        }
+    uint64_t id;
+    int rc;
+    while ((rc = numbers_next(&text, (uint64_t)UINT32_MAX + 1, &id)) > 0) {
         if (json_array_append_new(ids, json_integer((json_int_t)id)) != 0) return no_memory(e);
-        text = end;
     }
-    return 0;
+    if (rc == 0) return 0;
+    return err_set(e, ERR_BAD_PARAM, NULL,
+                   "this model has no tokenizer: write token ids, as in 1 2 3, not '%.20s'", text);
 }
 
 static json_t *as_ids(const chat *self, err *e) {

@@ -129,7 +129,6 @@ int ask_draw(const ask_session *ask, err *e) {
     put_frame(&script, ask, one ? 1 : 2, bands * BAND + MARGINS);
     put_panel(&script, ask, KV_EXACT, one);
     if (!one) put_panel(&script, ask, KV_LAST, false);
-    buf_puts(&script, "unset multiplot\n");
     int rc = gnuplot_draw("--plot", ask->opts->plot, &script, e);
     buf_deinit(&script);
     return rc;
