@@ -43,8 +43,9 @@ void compare_golden(const golden_case *golden, const drive_spec *spec, const dri
 drive_spec random_spec(const model_plan *plan, uint32_t n_seqs, uint32_t most_len, uint64_t seed,
                        rng *rnd) {
     static uint32_t ids[DRIVE_SEQS][DRIVE_LEN];
+    uint32_t n_loops = plan->loops_default + rng_below(rnd, 5);
     drive_spec spec = {.n_seqs = n_seqs,
-                       .n_loops = plan->loops_default - 2 + rng_below(rnd, 5),
+                       .n_loops = n_loops > 3 ? n_loops - 2 : 1,
                        .min_loops = rng_below(rnd, 3),
                        .max_rows = 5 + rng_below(rnd, 150),
                        .policy = seed & 1 ? KV_LAST : KV_EXACT,

@@ -12,7 +12,7 @@ enum {
     MOST_TOKENS = 40,
     GREEDY = GOLDEN_SEQS,
     REQUESTS = GOLDEN_SEQS + 1 + OTHERS,
-    TIGHT_BYTES = 200 << 10, /* half of the sequences under policy last */
+    TIGHT_BYTES = 150 << 10, /* half of it under policy last */
 };
 
 typedef struct {
