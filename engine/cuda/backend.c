@@ -328,16 +328,16 @@ static int open_device(cu_backend *cuda, int device, err *e) {
     return setup_kernels(cuda, &prop, e);
 }
 
-int eng__cuda_blas_open(cu_backend *cuda, cublasHandle_t *blas, cudaStream_t stream, err *e) {
+static int open_blas(cu_backend *cuda, err *e) {
     void *workspace;
     if (cuda->f32 || cuda->invariant) return 0;
     if (eng__cuda_alloc(cuda, &workspace, BLAS_WORKSPACE, 1, "cuBLAS", e) != 0) return -1;
-    cublasStatus_t rc = cublasCreate(blas);
-    if (rc == CUBLAS_STATUS_SUCCESS) rc = cublasSetStream(*blas, stream);
-    if (rc == CUBLAS_STATUS_SUCCESS) rc = cublasSetWorkspace(*blas, workspace, BLAS_WORKSPACE);
+    cublasStatus_t rc = cublasCreate(&cuda->blas);
+    if (rc == CUBLAS_STATUS_SUCCESS) rc = cublasSetStream(cuda->blas, cuda->stream);
+    if (rc == CUBLAS_STATUS_SUCCESS) rc = cublasSetWorkspace(cuda->blas, workspace, BLAS_WORKSPACE);
     /* Sums split over blocks stay float32 until they are whole. */
     if (rc == CUBLAS_STATUS_SUCCESS)
-        rc = cublasSetMathMode(*blas, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
+        rc = cublasSetMathMode(cuda->blas, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
     if (rc == CUBLAS_STATUS_SUCCESS) return 0;
     return err_set(e, ERR_DEVICE, NULL, "%s: cuBLAS does not start: %s", cuda->device_name,
                    cublasGetStatusName(rc));
@@ -372,8 +372,7 @@ int eng__cuda_open_device(eng_backend **out, const model_folder *model,
     set_shapes(cuda);
     if (open_device(cuda, device, e) != 0) goto fail;
     size_tiles(cuda);
-    if (eng__cuda_blas_open(cuda, &cuda->blas, cuda->stream, e) != 0) goto fail;
-    if (eng__cuda_beside_open(cuda, e) != 0) goto fail;
+    if (open_blas(cuda, e) != 0) goto fail;
     if (eng__cuda_upload(cuda, e) != 0) goto fail;
     eng__cuda_plan_l2(cuda, (uint64_t)cuda->l2_bytes);
     if (take_gate(cuda, e) != 0) goto fail;

@@ -237,7 +237,7 @@ struct kernel_scope {
  * ---- */
 
 extern "C" cudaError_t cu_started(cudaError_t rc, const char *kernel); /* remembers a failed one */
-extern "C" bool cu_overlap(void); /* whether the kernel being started may start early */
+extern "C" bool cu_overlap(void);
 
 #ifndef FATHOM_CUDA_SHIM
 template <typename... P, typename... A>

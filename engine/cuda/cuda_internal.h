@@ -104,14 +104,6 @@ typedef struct {
 
 typedef struct cu_clock cu_clock; /* clock.c */
 
-/* beside.c; all NULL: one stream does everything. While kernels are queued beside, `stream` and
- * `blas` are the main ones, and the backend's are these. */
-typedef struct {
-    cudaStream_t stream;
-    cublasHandle_t blas;
-    cudaEvent_t forked, joined;
-} cu_beside;
-
 typedef struct {
     eng_backend base; /* first */
     const model_folder *model;
@@ -128,7 +120,6 @@ typedef struct {
     cublasHandle_t blas;
     const char *blas_product; /* refused by cuBLAS with blas_status, until reported; or NULL */
     cublasStatus_t blas_status;
-    cu_beside beside;
     cu_allocs mem;
     uint64_t weight_bytes;
 
@@ -278,16 +269,6 @@ cudaError_t eng__cuda_blas(cu_backend *cuda, const char *name, const cu_mat *mat
                            bool y_f32, uint32_t rows, uint32_t count);
 cu_mm_args eng__cuda_dense_args(cu_backend *cuda, const char *name, const cu_mat *mat,
                                 const void *x);
-/* A cuBLAS of its own for a stream. */
-int eng__cuda_blas_open(cu_backend *cuda, cublasHandle_t *blas, cudaStream_t stream, err *e);
-/* beside.c. fork: what is queued from here on runs beside what is queued behind `back`, up to
- * `join`. Behind a fork that succeeded, back is called whatever fails in between. */
-int eng__cuda_beside_open(cu_backend *cuda, err *e);
-void eng__cuda_beside_close(cu_backend *cuda);
-bool eng__cuda_has_beside(const cu_backend *cuda); /* not while kernels are timed one by one */
-cudaError_t eng__cuda_fork(cu_backend *cuda);
-cudaError_t eng__cuda_back(cu_backend *cuda);
-cudaError_t eng__cuda_join(cu_backend *cuda);
 bool eng__cuda_use_blas(const cu_backend *cuda, uint32_t rows);
 bool eng__cuda_blas_shared(const cu_backend *cuda, uint32_t rows); /* always-on experts by cuBLAS */
 uint32_t eng__cuda_max_blocks(const cu_backend *cuda); /* of a product, worth starting at once */

@@ -497,8 +497,6 @@ cudaError_t cu_sample(cudaStream_t stream, const cu_sample_args *args, uint32_t 
 cudaError_t cu_kernels_setup(int device, uint32_t dim);
 /* The kernel that could not be started in this thread, reported once; else NULL. */
 const char *cu_failed_kernel(void);
-/* The next kernel this thread starts waits for everything queued before it to end. */
-void cu_wait_for_all(void);
 
 #ifdef __cplusplus
 }

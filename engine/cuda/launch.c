@@ -366,7 +366,6 @@ static void cuda_close(eng_backend *base) {
         if (cuda->head_graph[i]) (void)cudaGraphExecDestroy(cuda->head_graph[i]);
     }
     eng__cuda_clock_close(cuda);
-    eng__cuda_beside_close(cuda);
     if (cuda->blas) (void)cublasDestroy(cuda->blas);
     for (uint32_t i = 0; i < cuda->mem.n; i++)
         (void)cudaFree(cuda->mem.items[i]);

@@ -114,32 +114,6 @@ static cudaError_t assign(cu_backend *cuda, cu_route_args *args, uint32_t rows) 
     return rc;
 }
 
-/* The always-on experts by cuBLAS, all groups as one matrix; their sum is the last part of a row.
- * Hidden values lie behind the routed experts', which may run at the same time. */
-static cudaError_t shared_experts(cu_backend *cuda, const cu_layer *layer, uint32_t rows,
-                                  uint32_t top_k) {
-    cu_scratch *work = &cuda->work;
-    uint32_t dim = cuda->plan.dim;
-    void *hidden = (uint16_t *)work->hidden + (size_t)rows * top_k * cuda->expert_ld;
-    cu_mat wide = layer->shared_gate_up;
-    wide.n *= cuda->groups_shared;
-    cudaError_t rc = eng__cuda_product(cuda, "shared_gate_up", &wide, CU_STORE_SILU, work->act,
-                                       hidden, layer->shared_down.ld, rows);
-    STEP(rc, eng__cuda_product(cuda, "shared_down", &layer->shared_down, CU_STORE_F32, hidden,
-                               work->parts + (size_t)top_k * dim, (top_k + 1) * dim, rows));
-    return rc;
-}
-
-/* shared_experts on the other stream, until eng__cuda_join. */
-static cudaError_t shared_beside(cu_backend *cuda, const cu_layer *layer, uint32_t rows,
-                                 uint32_t top_k) {
-    cudaError_t rc = eng__cuda_fork(cuda);
-    if (rc != cudaSuccess) return rc;
-    rc = shared_experts(cuda, layer, rows, top_k);
-    cudaError_t back = eng__cuda_back(cuda);
-    return rc == cudaSuccess ? back : rc;
-}
-
 cudaError_t eng__cuda_experts(cu_backend *cuda, const cu_layer *layer, uint32_t rows,
                               uint32_t *n_parts) {
     const model_plan *plan = &cuda->plan;
@@ -190,17 +164,21 @@ cudaError_t eng__cuda_experts(cu_backend *cuda, const cu_layer *layer, uint32_t 
                       .moe = moe,
                       .keep_rows = layer->shared_down.keep,
                       .pass_experts = cuda->pass_experts};
-    bool beside = dense && eng__cuda_has_beside(cuda);
-    cudaError_t rc = beside ? shared_beside(cuda, layer, rows, moe.top_k) : cudaSuccess;
-    STEP(rc, eng__cuda_product(cuda, "router", &layer->router, CU_STORE_F32, work->act,
-                               work->router, plan->n_experts, rows));
+    cudaError_t rc = eng__cuda_product(cuda, "router", &layer->router, CU_STORE_F32, work->act,
+                                       work->router, plan->n_experts, rows);
     STEP(rc, assign(cuda, &route, rows));
     in.stamp = eng__cuda_stamp(cuda, "expert_gate_up");
     STEP(rc, cu_mm(cuda->stream, &in, rows, eng__cuda_max_blocks(cuda), cuda->f32));
     out.stamp = eng__cuda_stamp(cuda, "expert_down");
     STEP(rc, cu_mm(cuda->stream, &out, rows, eng__cuda_max_blocks(cuda), cuda->f32));
-    if (beside) STEP(rc, eng__cuda_join(cuda));
-    else if (dense) STEP(rc, shared_experts(cuda, layer, rows, moe.top_k));
+    if (!dense) return rc;
+    cu_mat wide = layer->shared_gate_up; /* all groups as one matrix */
+    wide.n *= cuda->groups_shared;
+    STEP(rc, eng__cuda_product(cuda, "shared_gate_up", &wide, CU_STORE_SILU, work->act,
+                               work->hidden, layer->shared_down.ld, rows));
+    STEP(rc, eng__cuda_product(cuda, "shared_down", &layer->shared_down, CU_STORE_F32, work->hidden,
+                               work->parts + (size_t)moe.top_k * plan->dim,
+                               moe.parts_per_row * plan->dim, rows));
     return rc;
 }
 

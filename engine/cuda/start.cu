@@ -8,7 +8,6 @@
 
 static thread_local const char *failed_kernel; /* until it is told */
 static std::atomic<bool> overlap{false};
-static thread_local bool wait_for_all; /* the next kernel does */
 
 extern "C" cudaError_t cu_started(cudaError_t rc, const char *kernel) {
     if (rc != cudaSuccess) failed_kernel = kernel;
@@ -22,13 +21,7 @@ extern "C" const char *cu_failed_kernel(void) {
 }
 
 extern "C" bool cu_overlap(void) {
-    bool early = overlap && !wait_for_all;
-    wait_for_all = false;
-    return early;
-}
-
-extern "C" void cu_wait_for_all(void) {
-    wait_for_all = true;
+    return overlap;
 }
 
 extern "C" cudaError_t cu_rows_setup(uint32_t dim);

@@ -2,7 +2,6 @@
  * CPU engine, graphs against plain launches on poisoned memory, refusals. */
 #include "tests/cuda/selftest/cases.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static void run_case(const char *name, kv_policy policy, uint32_t max_rows, uint64_t seed,
@@ -159,40 +158,7 @@ static void mixes_against_the_cpu_engine(const char *dir, uint32_t n_seqs, uint3
     model_close(model);
 }
 
-/* The always-on experts on a stream of their own or in line: equal to the bit, with graphs and
- * without, for launches in which cuBLAS takes them. */
-static void experts_beside_others(void) {
-    static const char *const kernels[] = {"bf16", "bf16-stream"}, *const asked[] = {"0", "1"};
-    golden_case golden = golden_open("mla_no_prelude");
-    err e = {0};
-    model_folder *model;
-    if (!check(model_open(&model, golden.dir, &e) == 0, "%s: %s", golden.dir, e.msg)) return;
-    drive_spec spec = golden_spec(&golden, model_plan_of(model), KV_LAST, 96, 0);
-    size_t bytes = (size_t)spec.len[0] * golden.vocab * sizeof(float);
-    drive_result in_line = {0};
-    for (int i = 0; i < 4; i++) {
-        drive_result result = {0};
-        setenv("FATHOM_CUDA_BESIDE", asked[i > 0], 1);
-        eng_backend_opts opts = drive_opts(&spec, kernels[i & 1], DTYPE_BF16);
-        eng_backend *eng = open_backend(model, &opts);
-        check(eng && eng__cuda_has_beside((const cu_backend *)eng) == (i > 0),
-              "FATHOM_CUDA_BESIDE=%s is not heard", asked[i > 0]);
-        bool ok = eng && drive(eng, &spec, i ? &result : &in_line);
-        for (uint32_t seq = 0; ok && i && seq < spec.n_seqs; seq++) {
-            check(memcmp(result.logits[seq], in_line.logits[seq], bytes) == 0,
-                  "sequence %u: other logits with %s beside", seq, kernels[i & 1]);
-        }
-        drive_result_deinit(&result);
-        eng_backend_close(eng);
-    }
-    unsetenv("FATHOM_CUDA_BESIDE");
-    drive_result_deinit(&in_line);
-    model_close(model);
-    golden_close(&golden);
-}
-
 void test_backend(void) {
-    experts_beside_others();
     golden_cases();
     random_mixes();
     half_precision();

@@ -11,8 +11,6 @@ bool fail_sticky;
 cudaError_t lost = cudaSuccess, no_image = cudaSuccess;
 uint64_t cold_graphs;
 thread_local int current, captures; /* captures: streams this thread captures now */
-thread_local unsigned graphs;        /* captured so far */
-thread_local std::vector<shim_stream *> branches; /* of the capture: not joined yet */
 thread_local cudaError_t last_error = cudaSuccess;
 std::vector<shim_stream *> streams;
 shim_stream legacy[DEVICES];
@@ -74,7 +72,6 @@ uint64_t shim_ns() {
 cudaError_t shim_enqueue(cudaStream_t stream, std::function<void()> op) {
     if (stream == nullptr) stream = shim_legacy();
     OF_THIS_DEVICE(stream->device);
-    if (stream->origin && graphs % 2) stream = stream->origin; /* see branch */
     if (stream->capturing) stream->captured.push_back(std::move(op));
     else stream->waiting.push_back(std::move(op));
     return cudaSuccess;
@@ -183,33 +180,6 @@ cudaError_t shim_allow_shared(const void *kernel, int bytes) {
 
 /* ---- streams ---- */
 
-/* A captured event: either a stream becomes a branch of the capture, or a branch joins it. A
- * branch's operations stand in the graph where it joins, or, in every other graph, where they are
- * queued: both orders are legal. */
-static void end_branch(shim_stream *stream) {
-    for (size_t i = 0; i < branches.size(); i++) {
-        if (branches[i] == stream) branches.erase(branches.begin() + (long)i);
-    }
-    if (branches.empty()) std::vector<shim_stream *>().swap(branches);
-    stream->captured = shim_ops();
-    stream->capturing = false;
-    stream->origin = nullptr;
-}
-static cudaError_t branch(cudaStream_t stream, cudaEvent_t event) {
-    shim_stream *of = event->stream;
-    if (stream == of) return cudaSuccess;
-    if (!stream->capturing) {
-        stream->capturing = true;
-        stream->origin = event->captured;
-        branches.push_back(stream);
-    } else if (of->origin == stream) {
-        for (auto &op : of->captured)
-            stream->captured.push_back(op);
-        end_branch(of);
-    }
-    return cudaSuccess;
-}
-
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
     MAY_FAIL(cudaErrorMemoryAllocation);
     if (flags != cudaStreamNonBlocking) shim_die("a stream that waits for the legacy stream");
@@ -240,7 +210,6 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     OF_THIS_DEVICE(stream->device);
     if (event->stream == nullptr) return cudaSuccess; /* recorded nowhere: nothing to wait for */
     shim_stream *of = event->stream;
-    if (event->captured) return branch(stream, event);
     uint64_t at = event->at;
     return shim_enqueue(stream, [of, at] { shim_drain(of, at); });
 }
@@ -262,16 +231,12 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
     OF_THIS_DEVICE(stream->device);
-    bool joined = branches.empty();
-    while (!branches.empty())
-        end_branch(branches.back());
-    graphs++;
     *graph = new shim_graph{current, std::move(stream->captured)};
     stream->captured = shim_ops();
     stream->capturing = false;
     captures--;
     MAY_FAIL(cudaErrorInvalidValue);
-    return joined ? cudaSuccess : shim_said(cudaErrorStreamCaptureUnjoined);
+    return cudaSuccess;
 }
 cudaError_t cudaGraphGetNodes(cudaGraph_t graph, void *nodes, size_t *count) {
     MAY_FAIL(cudaErrorInvalidValue);
@@ -332,7 +297,6 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     OF_THIS_DEVICE(event->device);
     OF_THIS_DEVICE(stream->device);
     event->stream = stream;
-    event->captured = stream->origin ? stream->origin : stream->capturing ? stream : nullptr;
     event->at = stream->ran + stream->waiting.size();
     return cudaSuccess;
 }

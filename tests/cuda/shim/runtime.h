@@ -13,14 +13,12 @@ struct shim_stream {
     std::deque<std::function<void()>> waiting;
     uint64_t ran = 0; /* of all operations ever queued */
     bool capturing = false;
-    shim_stream *origin = nullptr; /* it captures as a branch of this one, until joined */
     shim_ops captured;
 };
 struct shim_event {
     int device;
     cudaStream_t stream = nullptr;
     uint64_t at = 0; /* operations queued before it */
-    shim_stream *captured = nullptr; /* recorded in a capture, of this stream */
 };
 struct shim_graph {
     int device;
