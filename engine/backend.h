@@ -31,6 +31,9 @@ typedef enum {
     ENG_WEIGHTS_KINDS
 } eng_weights;
 
+/* The processes that run a model together: engine/ranks.h */
+typedef struct eng_ranks eng_ranks;
+
 typedef struct {
     uint32_t threads;        /* 0 = machine_threads */
     uint32_t max_loops;      /* most loops of any row: the cache has plan_planes(this) */
@@ -50,6 +53,7 @@ typedef struct {
     exit_rule exit;
     bool own_state0; /* use `state0` (STATE_ZERO or STATE_SEEDED) instead of the plan's state */
     state_start state0;
+    eng_ranks *ranks; /* borrowed; NULL: this process holds the whole model */
 } eng_backend_opts;
 
 typedef struct {
@@ -139,6 +143,9 @@ typedef struct {
     const eng_choice *choices;
     uint32_t n_choices;
     uint64_t ns; /* duration of the launch on the device */
+    /* With ranks: a hash of the results that decide what runs next (halted rows, sums of exits,
+     * tokens). It must be equal on all ranks; 0 if the backend makes none. */
+    uint64_t check;
 } eng_result;
 
 typedef struct eng_backend eng_backend;

@@ -1,0 +1,187 @@
+/* ranks.c - gathers of columns, agreement of the ranks, and counters, for every carrier. */
+#include "engine/ranks.h"
+#include "base/clock.h"
+#include "base/size.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct eng__ranks_state {
+    uint8_t *staged; /* parts of all ranks, in rank order */
+    size_t room;
+    size_t *bytes; /* [n] of each rank's part */
+    _Atomic uint64_t gathers, messages, received, ns, launches, launch_bytes;
+};
+
+int eng_ranks_init(eng_ranks *ranks, err *e) {
+    struct eng__ranks_state *state = calloc(1, sizeof *state);
+    if (state) state->bytes = calloc(ranks->n, sizeof *state->bytes);
+    if (state == NULL || state->bytes == NULL) {
+        free(state);
+        return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %u ranks", ranks->n);
+    }
+    ranks->state = state;
+    return 0;
+}
+
+void eng_ranks_close(eng_ranks *ranks, bool orderly) {
+    if (ranks == NULL) return;
+    if (ranks->state) {
+        free(ranks->state->staged);
+        free(ranks->state->bytes);
+        free(ranks->state);
+    }
+    ranks->ops->close(ranks, orderly);
+}
+
+/* ---- counters ---- */
+
+static void add(_Atomic uint64_t *to, uint64_t more) {
+    atomic_fetch_add_explicit(to, more, memory_order_relaxed);
+}
+
+static uint64_t value_of(const _Atomic uint64_t *from) {
+    return atomic_load_explicit(from, memory_order_relaxed);
+}
+
+void eng_ranks_count(eng_ranks *ranks, const eng_ranks_counts *more) {
+    struct eng__ranks_state *state = ranks->state;
+    add(&state->gathers, more->gathers);
+    add(&state->messages, more->messages);
+    add(&state->received, more->bytes);
+    add(&state->ns, more->ns);
+    add(&state->launches, more->launches);
+    add(&state->launch_bytes, more->launch_bytes);
+}
+
+eng_ranks_counts eng_ranks_read(const eng_ranks *ranks) {
+    const struct eng__ranks_state *state = ranks->state;
+    return (eng_ranks_counts){.gathers = value_of(&state->gathers),
+                              .messages = value_of(&state->messages),
+                              .bytes = value_of(&state->received),
+                              .ns = value_of(&state->ns),
+                              .launches = value_of(&state->launches),
+                              .launch_bytes = value_of(&state->launch_bytes)};
+}
+
+/* ---- gathers ---- */
+
+int eng_ranks_reserve(eng_ranks *ranks, size_t bytes, err *e) {
+    struct eng__ranks_state *state = ranks->state;
+    if (bytes <= state->room) return 0;
+    uint8_t *more = array_new_aligned(bytes, 1);
+    if (more == NULL) {
+        return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for gathers of %.1f MB",
+                       (double)bytes / 1e6);
+    }
+    free(state->staged);
+    state->staged = more;
+    state->room = bytes;
+    return 0;
+}
+
+typedef enum { PACK, UNPACK } direction;
+
+/* Copies the columns of one rank between the parts and its staged bytes; returns their end. */
+static uint8_t *copy_share(const eng_ranks *ranks, const eng_columns *parts, uint32_t n,
+                           uint32_t rank, uint8_t *staged, direction way) {
+    for (uint32_t i = 0; i < n; i++) {
+        const eng_columns *part = &parts[i];
+        eng_share own = eng_share_columns(part->columns, part->unit, rank, ranks->n);
+        size_t bytes = (size_t)(own.last - own.first) * part->item_bytes;
+        if (bytes == 0) continue;
+        uint8_t *at = (uint8_t *)part->data + own.first * part->item_bytes;
+        for (uint32_t row = 0; row < part->rows; row++) {
+            if (way == PACK) memcpy(staged, at, bytes);
+            else memcpy(at, staged, bytes);
+            staged += bytes;
+            at += part->ld * part->item_bytes;
+        }
+    }
+    return staged;
+}
+
+static size_t share_bytes(const eng_ranks *ranks, const eng_columns *parts, uint32_t n,
+                          uint32_t rank) {
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        eng_share own = eng_share_columns(parts[i].columns, parts[i].unit, rank, ranks->n);
+        bytes += (size_t)(own.last - own.first) * parts[i].rows * parts[i].item_bytes;
+    }
+    return bytes;
+}
+
+int eng_ranks_gather(eng_ranks *ranks, const eng_columns *parts, uint32_t n, err *e) {
+    struct eng__ranks_state *state = ranks->state;
+    uint64_t start = clock_ns();
+    size_t all = 0, own_at = 0;
+    eng_ranks_counts counts = {.gathers = 1};
+    for (uint32_t rank = 0; rank < ranks->n; rank++) {
+        if (rank == ranks->rank) own_at = all;
+        all += state->bytes[rank] = share_bytes(ranks, parts, n, rank);
+        if (rank != ranks->rank) {
+            counts.bytes += state->bytes[rank];
+            counts.messages += state->bytes[rank] > 0;
+        }
+    }
+    if (all == 0) return 0;
+    if (eng_ranks_reserve(ranks, all, e) != 0) return -1;
+    (void)copy_share(ranks, parts, n, ranks->rank, state->staged + own_at, PACK);
+    if (ranks->ops->gather(ranks, state->staged, state->bytes, e) != 0) return -1;
+    uint8_t *at = state->staged;
+    for (uint32_t rank = 0; rank < ranks->n; rank++) {
+        if (rank == ranks->rank) at += state->bytes[rank];
+        else at = copy_share(ranks, parts, n, rank, at, UNPACK);
+    }
+    counts.ns = clock_ns() - start;
+    eng_ranks_count(ranks, &counts);
+    return 0;
+}
+
+/* ---- decisions for all ranks ---- */
+
+int eng_ranks_broadcast(eng_ranks *ranks, void *data, size_t bytes, err *e) {
+    return bytes ? ranks->ops->broadcast(ranks, data, bytes, e) : 0;
+}
+
+/* Gathers `bytes` bytes of each rank; returns those of rank 0, the others' behind. NULL: *e. */
+static const uint8_t *gather_equal(eng_ranks *ranks, const void *own, size_t bytes, err *e) {
+    struct eng__ranks_state *state = ranks->state;
+    if (eng_ranks_reserve(ranks, bytes * ranks->n, e) != 0) return NULL;
+    for (uint32_t rank = 0; rank < ranks->n; rank++)
+        state->bytes[rank] = bytes;
+    memcpy(state->staged + bytes * ranks->rank, own, bytes);
+    return ranks->ops->gather(ranks, state->staged, state->bytes, e) == 0 ? state->staged : NULL;
+}
+
+int eng_ranks_least(eng_ranks *ranks, uint64_t *value, err *e) {
+    const uint8_t *all = gather_equal(ranks, value, sizeof *value, e);
+    if (all == NULL) return -1;
+    for (uint32_t rank = 0; rank < ranks->n; rank++) {
+        uint64_t other;
+        memcpy(&other, all + rank * sizeof other, sizeof other);
+        if (other < *value) *value = other;
+    }
+    return 0;
+}
+
+int eng_ranks_agree(eng_ranks *ranks, const eng_fact *facts, uint32_t n, err *e) {
+    uint64_t own[ENG_MAX_FACTS] = {0}, other[ENG_MAX_FACTS];
+    for (uint32_t i = 0; i < n; i++)
+        own[i] = facts[i].hash;
+    const uint8_t *all = gather_equal(ranks, own, sizeof own, e);
+    if (all == NULL) return -1;
+    memcpy(own, all, sizeof own);
+    for (uint32_t rank = 1; rank < ranks->n; rank++) {
+        memcpy(other, all + rank * sizeof other, sizeof other);
+        for (uint32_t i = 0; i < n; i++) {
+            if (other[i] == own[i]) continue;
+            return err_set(e, ERR_USAGE, NULL,
+                           "%s differ between rank 0 and rank %u: all ranks need the same program, "
+                           "model and options",
+                           facts[i].what, rank);
+        }
+    }
+    return 0;
+}
