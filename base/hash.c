@@ -76,3 +76,9 @@ uint64_t hash_fnv(uint64_t hash, const void *bytes, size_t n) {
         hash = (hash ^ from[i]) * UINT64_C(0x100000001b3);
     return hash;
 }
+
+uint64_t hash_seeded(uint64_t seed, const void *bytes, size_t n) {
+    uint64_t hash = hash_fnv(seed ^ HASH_FNV_START, bytes, n);
+    hash ^= hash >> 32;
+    return hash * HASH_STEP;
+}

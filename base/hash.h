@@ -40,5 +40,7 @@ static inline uint64_t hash_spread(uint64_t x) {
 #define HASH_FNV_START UINT64_C(0xcbf29ce484222325)
 /* start: HASH_FNV_START, or an earlier hash to continue. */
 uint64_t hash_fnv(uint64_t start, const void *bytes, size_t n);
+/* The same, mixed at the end; seed: any number, or an earlier hash to continue. */
+uint64_t hash_seeded(uint64_t seed, const void *bytes, size_t n);
 
 #endif

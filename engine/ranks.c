@@ -1,18 +1,10 @@
-/* ranks.c - gathers of columns, agreement of the ranks, and counters, for every carrier. */
-#include "engine/ranks.h"
+/* ranks.c - gathers of columns, and counters, for every carrier. */
 #include "base/clock.h"
 #include "base/size.h"
+#include "engine/ranks_internal.h"
 
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-
-struct eng__ranks_state {
-    uint8_t *staged; /* parts of all ranks, in rank order */
-    size_t room;
-    size_t *bytes; /* [n] of each rank's part */
-    _Atomic uint64_t gathers, messages, received, ns, launches, launch_bytes;
-};
 
 int eng_ranks_init(eng_ranks *ranks, err *e) {
     struct eng__ranks_state *state = calloc(1, sizeof *state);
@@ -25,8 +17,9 @@ int eng_ranks_init(eng_ranks *ranks, err *e) {
     return 0;
 }
 
-void eng_ranks_close(eng_ranks *ranks, bool orderly) {
+void eng_ranks_close(eng_ranks *ranks) {
     if (ranks == NULL) return;
+    bool orderly = ranks->state && ranks->state->ended;
     if (ranks->state) {
         free(ranks->state->staged);
         free(ranks->state->bytes);
@@ -136,52 +129,5 @@ int eng_ranks_gather(eng_ranks *ranks, const eng_columns *parts, uint32_t n, err
     }
     counts.ns = clock_ns() - start;
     eng_ranks_count(ranks, &counts);
-    return 0;
-}
-
-/* ---- decisions for all ranks ---- */
-
-int eng_ranks_broadcast(eng_ranks *ranks, void *data, size_t bytes, err *e) {
-    return bytes ? ranks->ops->broadcast(ranks, data, bytes, e) : 0;
-}
-
-/* Gathers `bytes` bytes of each rank; returns those of rank 0, the others' behind. NULL: *e. */
-static const uint8_t *gather_equal(eng_ranks *ranks, const void *own, size_t bytes, err *e) {
-    struct eng__ranks_state *state = ranks->state;
-    if (eng_ranks_reserve(ranks, bytes * ranks->n, e) != 0) return NULL;
-    for (uint32_t rank = 0; rank < ranks->n; rank++)
-        state->bytes[rank] = bytes;
-    memcpy(state->staged + bytes * ranks->rank, own, bytes);
-    return ranks->ops->gather(ranks, state->staged, state->bytes, e) == 0 ? state->staged : NULL;
-}
-
-int eng_ranks_least(eng_ranks *ranks, uint64_t *value, err *e) {
-    const uint8_t *all = gather_equal(ranks, value, sizeof *value, e);
-    if (all == NULL) return -1;
-    for (uint32_t rank = 0; rank < ranks->n; rank++) {
-        uint64_t other;
-        memcpy(&other, all + rank * sizeof other, sizeof other);
-        if (other < *value) *value = other;
-    }
-    return 0;
-}
-
-int eng_ranks_agree(eng_ranks *ranks, const eng_fact *facts, uint32_t n, err *e) {
-    uint64_t own[ENG_MAX_FACTS] = {0}, other[ENG_MAX_FACTS];
-    for (uint32_t i = 0; i < n; i++)
-        own[i] = facts[i].hash;
-    const uint8_t *all = gather_equal(ranks, own, sizeof own, e);
-    if (all == NULL) return -1;
-    memcpy(own, all, sizeof own);
-    for (uint32_t rank = 1; rank < ranks->n; rank++) {
-        memcpy(other, all + rank * sizeof other, sizeof other);
-        for (uint32_t i = 0; i < n; i++) {
-            if (other[i] == own[i]) continue;
-            return err_set(e, ERR_USAGE, NULL,
-                           "%s differ between rank 0 and rank %u: all ranks need the same program, "
-                           "model and options",
-                           facts[i].what, rank);
-        }
-    }
     return 0;
 }

@@ -41,7 +41,7 @@ struct eng_ranks {
 /* Called by a carrier when its struct is filled. ERR_NO_MEMORY */
 int eng_ranks_init(eng_ranks *ranks, err *e) WARN_UNUSED;
 /* Frees what eng_ranks_init took, then closes the carrier. NULL is fine. */
-void eng_ranks_close(eng_ranks *ranks, bool orderly);
+void eng_ranks_close(eng_ranks *ranks);
 
 /* ---- the columns of a rank ---- */
 
@@ -103,6 +103,10 @@ typedef struct {
  * rank alike. n <= ENG_MAX_FACTS */
 enum { ENG_MAX_FACTS = 16 };
 int eng_ranks_agree(eng_ranks *ranks, const eng_fact *facts, uint32_t n, err *e) WARN_UNUSED;
+/* The first call of every backend that opens: all ranks have the same program, model and options.
+ * opts: as eng__check_opts leaves them; device: "cpu", "cuda". Nothing if ranks is NULL. */
+int eng_ranks_agree_model(eng_ranks *ranks, const model_folder *model, const eng_backend_opts *opts,
+                          const char *device, err *e) WARN_UNUSED;
 
 /* Counts since eng_ranks_init. A gather without any row counts nothing. */
 typedef struct {

@@ -1,11 +1,13 @@
 /* folder_values.c - checks of the weights' values: finite numbers, and a second copy of the
- * embedding that equals it. */
+ * embedding that equals it; hashes of them. */
+#include "base/hash.h"
 #include "model/folder_internal.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { SAMPLE_VALUES = 64 }; /* values per place, so a place touches one page */
+/* values per place, so a place touches one page; bytes per place of a hash */
+enum { SAMPLE_VALUES = 64, HASH_BYTES = 64 };
 
 bool model__float_dtype(const model__st_entry *entry, model_dtype *out) {
     for (int i = DTYPE_F32; i <= DTYPE_BF16; i++) {
@@ -107,4 +109,29 @@ int model_check(const model_folder *folder, err *e) {
         }
     }
     return model__check_copy(folder, 0, e);
+}
+
+/* ---- hashes ---- */
+
+uint64_t model_tensor_hash(uint64_t seed, const model_tensor *tensor) {
+    seed = hash_seeded(seed, &tensor->dtype, sizeof tensor->dtype);
+    seed = hash_seeded(seed, tensor->shape, tensor->rank * sizeof tensor->shape[0]);
+    size_t n = tensor->bytes < HASH_BYTES ? tensor->bytes : HASH_BYTES;
+    for (size_t i = 0; i < SAMPLES; i++) {
+        size_t at = (tensor->bytes - n) / (SAMPLES - 1) * i;
+        seed = hash_seeded(seed, (const uint8_t *)tensor->data + at, n);
+    }
+    return seed;
+}
+
+uint64_t model_fingerprint(const model_folder *folder) {
+    uint64_t hash = 0;
+    for (size_t i = 0; i < folder->n_wanted; i++) {
+        const wanted *want = &folder->wanted[i];
+        model_tensor tensor;
+        if (want->in == NULL || !model__fill_tensor(folder, want->in, &tensor)) continue;
+        hash = hash_seeded(hash, &want->place, sizeof want->place);
+        hash = model_tensor_hash(hash, &tensor);
+    }
+    return hash;
 }

@@ -123,6 +123,12 @@ typedef struct {
 } model_part_size;
 void model_parts(const model_folder *folder, model_part_size out[MODEL_PARTS]);
 const char *model_part_name(model_part part); /* "routed experts" */
+/* Hash of dtype, shape and samples of the values, continuing `seed`. Kept in files: never changes.
+ */
+uint64_t model_tensor_hash(uint64_t seed, const model_tensor *tensor);
+/* The same for all tensors of the plan, with their names. Folders with other weights differ, unless
+ * every sampled value is equal. */
+uint64_t model_fingerprint(const model_folder *folder);
 /* Widens n values from index first to float. */
 void model_tensor_read(const model_tensor *tensor, size_t first, size_t n, float *out);
 const char *model_dtype_name(model_dtype dtype); /* "F32" */

@@ -215,6 +215,7 @@ static void bench_products(bench_state *bench, eng__wtype type) {
     mat.panel_bytes = type == ENG__I8 ? (size_t)DEPTH / ENG__GROUP * ENG__GROUP_BYTES
                                       : (size_t)DEPTH * ENG__PANEL * (type == ENG__F32 ? 4 : 2);
     mat.panels = (uint32_t)(PROBE_MB * 1048576u / mat.panel_bytes);
+    mat.own = (eng_share){0, mat.panels};
     mat.n_out = mat.panels * ENG__PANEL;
     float *x = array_new_aligned((size_t)MOST * LD, sizeof *x);
     float *y = array_new_aligned((size_t)MOST * mat.n_out, sizeof *y);

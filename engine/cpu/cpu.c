@@ -166,6 +166,7 @@ static int take_cache(eng__cpu *cpu, const machine *here, err *e) {
     uint64_t bytes = cpu->opts.cache_bytes;
     if (bytes) (void)snprintf(info->why_cache, sizeof info->why_cache, "--kv-memory");
     else bytes = default_cache_bytes(cpu, here, info->why_cache);
+    if (cpu->opts.ranks && eng_ranks_least(cpu->opts.ranks, &bytes, e) != 0) return -1;
     if (eng__size_cache(info, &cpu->plan, &cpu->opts, bytes, e) != 0) return -1;
     cpu->slots = eng__take(cpu, info->n_slots, info->slot_bytes);
     cpu->maps = eng__take(cpu, info->n_blocks, info->block_map_bytes);
@@ -312,19 +313,25 @@ static int cpu_launch(eng_backend *backend, const eng_launch *launch, err *e) {
         case ENG_STAGE_CODA: eng__stage_coda(cpu); break;
         }
     }
+    cpu->check = eng__results_check(cpu, launch->stage);
     cpu->rows = NULL;
     cpu->ns = clock_ns() - start;
     if (atomic_load_explicit(&cpu->bad_slot, memory_order_relaxed)) {
         return err_set(e, ERR_INTERNAL, NULL, "the cache map of a row names no slot");
     }
+    if (cpu->ranks_lost.code != ERR_NONE)
+        return err_set(e, cpu->ranks_lost.code, NULL, "%s", cpu->ranks_lost.msg);
     return 0;
 }
 
 static int cpu_wait(eng_backend *backend, eng_result *result, err *e) {
     eng__cpu *cpu = (eng__cpu *)backend;
     (void)e;
-    *result = (eng_result){
-        .halted = cpu->halted, .logits = cpu->logits, .n_logits = cpu->n_logits, .ns = cpu->ns};
+    *result = (eng_result){.halted = cpu->halted,
+                           .logits = cpu->logits,
+                           .n_logits = cpu->n_logits,
+                           .ns = cpu->ns,
+                           .check = cpu->check};
     return 0;
 }
 
@@ -352,6 +359,7 @@ int eng_cpu_open(eng_backend **out, const model_folder *model, const eng_backend
     cpu->opts = *opts;
     if (eng__check_plan(&cpu->plan, e) != 0) goto fail;
     if (eng__check_opts(&cpu->opts, &cpu->plan, &limits, e) != 0) goto fail;
+    if (eng_ranks_agree_model(opts->ranks, model, &cpu->opts, "cpu", e) != 0) goto fail;
     eng_backend_info *info = &cpu->base.info;
     machine here;
     machine_read(&here);
@@ -359,11 +367,12 @@ int eng_cpu_open(eng_backend **out, const model_folder *model, const eng_backend
     else (void)machine_why_threads(&here, info->why_threads);
     set_geometry(cpu);
     set_forms(cpu);
-    if (eng__kernels_choose(&cpu->kern, opts->kernels, e) != 0) goto fail;
+    if (eng__agree_kernels(cpu, e) != 0) goto fail;
     if (eng__pool_create(&cpu->pool, opts->threads, e) != 0) goto fail;
     if (eng__load_weights(cpu, e) != 0) goto fail;
     if (eng__tables_init(cpu, e) != 0) goto fail;
     if (take_scratch(cpu, e) != 0) goto fail;
+    if (eng__reserve_gathers(cpu, e) != 0) goto fail;
     if (take_cache(cpu, &here, e) != 0) goto fail;
     info->device = "cpu";
     info->exit = cpu->opts.exit;

@@ -8,6 +8,7 @@
 
 #include "base/progress.h"
 #include "engine/backend_internal.h"
+#include "engine/ranks.h"
 
 #include <stdatomic.h>
 
@@ -103,8 +104,10 @@ int eng__kernels_choose(const eng__kernels **out, const char *name, err *e) WARN
 typedef enum { ENG__F32, ENG__BF16, ENG__I8 } eng__wtype;
 
 typedef struct {
-    const uint8_t *data; /* [panels][n_in][ENG__PANEL], int8: [panels][groups][ENG__GROUP_BYTES] */
-    uint32_t n_out, n_in, panels;
+    /* own panels: [n_in][ENG__PANEL] each, int8: [groups][ENG__GROUP_BYTES] */
+    const uint8_t *data;
+    uint32_t n_out, n_in, panels; /* panels of all ranks together */
+    eng_share own;                /* panels of this rank; all unless the matrix is divided */
     eng__wtype type;
     size_t panel_bytes;
 } eng__mat;
@@ -190,8 +193,9 @@ typedef struct {
 typedef struct {
     uint8_t *data;
     size_t bytes;
-    uint64_t key; /* hash of the packed tensors: kinds, shapes, samples */
-    void *map;    /* a mapped file of the packed weights; NULL: from memory */
+    uint64_t key;  /* hash of the packed tensors: kinds, shapes, samples */
+    char name[64]; /* of its file in the model's folder */
+    void *map;     /* a mapped file of the packed weights; NULL: from memory */
     size_t mapped;
 } eng__image;
 
@@ -277,7 +281,8 @@ typedef struct {
     uint8_t *halted;       /* [max_launch] by launch row */
     float *logits;         /* [max_logits][vocab] */
     uint32_t n_logits;
-    uint64_t ns;
+    uint64_t ns, check;
+    err ranks_lost;            /* the first failure of a gather; the launch reports it at its end */
     _Atomic uint32_t bad_slot; /* set if a map named a slot outside the cache */
     const eng_row *rows;       /* of the launch in progress */
     uint32_t n_rows;
@@ -328,14 +333,13 @@ void eng__packed_close(eng__cpu *cpu); /* fine if nothing is mapped */
 /* Checksum of an image; false if a page cannot be read. The bar, if any, is told of each part. */
 bool eng__image_sum(eng__pool *pool, const uint8_t *data, size_t bytes, uint64_t *sum,
                     progress *bar);
-uint64_t eng__hash(uint64_t seed, const void *bytes, size_t n);
-uint64_t eng__hash_tensor(uint64_t seed, const model_tensor *tensor);
 
 /* gemm.c */
 void eng__gemm_run(eng__cpu *cpu, eng__gemm *jobs, uint32_t n_jobs);
 /* Sets `in` of the jobs: the rows, and their codes if the weights are int8. */
 void eng__gemm_inputs(eng__cpu *cpu, eng__gemm *jobs, uint32_t n_jobs);
-/* acc[rows][PANEL] = rows of `in` from row0 on times one panel of mat, rows <= ROW_BLOCK */
+/* acc[rows][PANEL] = rows of `in` from row0 on times one panel of mat, rows <= ROW_BLOCK. The panel
+ * is one of mat->own. */
 void eng__panel(const eng__cpu *cpu, const eng__mat *mat, uint32_t panel, const eng__input *in,
                 uint32_t row0, uint32_t rows, float *acc);
 
@@ -359,6 +363,15 @@ void eng__attend_expanded(eng__cpu *cpu, const eng__layer *layer);
 /* moe.c: the feed-forward of full rows, ended by eng__to_stream. Experts need NORM_PRE. */
 void eng__ffn_dense(eng__cpu *cpu, const eng__layer *layer);
 void eng__ffn_moe(eng__cpu *cpu, const eng__layer *layer);
+/* cpu_ranks.c: the backend as one of several ranks. Without opts.ranks nothing is gathered. */
+/* Fills the other ranks' columns of the parts. A failure is kept in ranks_lost. */
+void eng__gather_ranks(eng__cpu *cpu, const eng_columns *parts, uint32_t n);
+/* Chooses the kernels: of the options, or for all ranks those of rank 0. */
+int eng__agree_kernels(eng__cpu *cpu, err *e) WARN_UNUSED;
+/* Takes the memory of the largest gather. */
+int eng__reserve_gathers(eng__cpu *cpu, err *e) WARN_UNUSED;
+/* eng_result.check of the launch in progress. */
+uint64_t eng__results_check(const eng__cpu *cpu, eng_stage stage);
 /* stages.c */
 void eng__stage_prelude(eng__cpu *cpu);
 void eng__stage_recurrent(eng__cpu *cpu);

@@ -9,7 +9,7 @@
 
 void eng__panel(const eng__cpu *cpu, const eng__mat *mat, uint32_t panel_idx, const eng__input *in,
                 uint32_t row0, uint32_t rows, float *acc) {
-    const uint8_t *panel = mat->data + panel_idx * mat->panel_bytes;
+    const uint8_t *panel = mat->data + (panel_idx - mat->own.first) * mat->panel_bytes;
     for (size_t k0 = 0; k0 < mat->n_in; k0 += ENG__K_BLOCK) {
         size_t n = mat->n_in - k0 < ENG__K_BLOCK ? mat->n_in - k0 : ENG__K_BLOCK,
                group0 = k0 / ENG__GROUP;
@@ -138,7 +138,8 @@ static void gemm_work(void *arg, uint32_t first, uint32_t last, uint32_t worker)
             low++;
         const eng__gemm *job = &batch->jobs[low];
         uint32_t item = i - job->first_item, blocks = row_blocks(job);
-        uint32_t panel_idx = item / blocks, row0 = item % blocks * ENG__ROW_BLOCK;
+        uint32_t panel_idx = job->mat->own.first + item / blocks;
+        uint32_t row0 = item % blocks * ENG__ROW_BLOCK;
         uint32_t rows = eng__min(job->rows - row0, ENG__ROW_BLOCK);
         eng__panel(batch->cpu, job->mat, panel_idx, &job->in, row0, rows, acc);
         finish(batch->cpu, job, panel_idx, row0, rows, acc);
@@ -153,7 +154,7 @@ void eng__gemm_run(eng__cpu *cpu, eng__gemm *jobs, uint32_t n_jobs) {
     eng__gemm_inputs(cpu, jobs, kept);
     for (uint32_t i = 0; i < kept; i++) {
         jobs[i].first_item = n;
-        n += jobs[i].mat->panels * row_blocks(&jobs[i]);
+        n += (jobs[i].mat->own.last - jobs[i].mat->own.first) * row_blocks(&jobs[i]);
     }
     gemm_batch batch = {cpu, jobs, kept};
     eng__pool_run(cpu->pool, gemm_work, &batch, n, 1);

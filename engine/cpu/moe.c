@@ -3,7 +3,10 @@
  * Rows of the mixture are sorted by expert (count, prefix, scatter). The first phase computes
  * silu(gate) * up of the shared experts, packed as one, and of each chosen expert. An item of the
  * second phase is one panel of the output. It adds, per row, the shared experts, then the chosen
- * experts in rising order, so the sum never depends on other rows. */
+ * experts in rising order, so the sum never depends on other rows.
+ *
+ * With ranks each phase computes this rank's panels and ends with a gather: all hidden values are
+ * there before the second product, all outputs before the next layer. */
 #include "engine/cpu/cpu_internal.h"
 
 #include <math.h>
@@ -20,11 +23,28 @@ static eng__gemm to_hidden(eng__cpu *cpu, const eng__layer *layer) {
                        .op = layer->ffn == FFN_HALF_RELU2 ? ENG__HALF_RELU2 : ENG__SILU};
 }
 
+/* What to_hidden writes, as columns of ranks. */
+static eng_columns hidden_columns(const eng__cpu *cpu, const eng__layer *layer) {
+    return (eng_columns){
+        cpu->hidden,         cpu->ld_hidden,
+        sizeof *cpu->hidden, cpu->n_full,
+        layer->down.n_in,    layer->ffn == FFN_HALF_RELU2 ? ENG_RANKS_OUT : ENG_RANKS_HIDDEN};
+}
+
+static void gather_output(eng__cpu *cpu, float *out, size_t ld) {
+    const eng_columns part = {out, ld, sizeof *out, cpu->n_full, cpu->plan.dim, ENG_RANKS_OUT};
+    eng__gather_ranks(cpu, &part, 1);
+}
+
 void eng__ffn_dense(eng__cpu *cpu, const eng__layer *layer) {
     cpu->jobs[0] = to_hidden(cpu, layer);
     eng__gemm_run(cpu, cpu->jobs, 1);
-    cpu->jobs[0] = eng__to_stream(cpu, &layer->down, cpu->hidden, cpu->ld_hidden);
+    const eng_columns hidden = hidden_columns(cpu, layer);
+    eng__gather_ranks(cpu, &hidden, 1);
+    const eng__gemm down = eng__to_stream(cpu, &layer->down, cpu->hidden, cpu->ld_hidden);
+    cpu->jobs[0] = down;
     eng__gemm_run(cpu, cpu->jobs, 1);
+    gather_output(cpu, down.dst, down.ld_dst);
 }
 
 /* The top_k experts of one row by logit + bias (ties: lower index), in rising order. Their weights
@@ -95,6 +115,7 @@ typedef struct {
     eng__cpu *cpu;
     const eng__layer *layer;
     eng__input shared, experts; /* inputs of the second phase */
+    eng_share own;              /* its panels */
 } moe_arg;
 
 /* One panel of the output for all rows: the shared experts, then the chosen ones. */
@@ -103,6 +124,8 @@ static void down_work(void *arg, uint32_t first, uint32_t last, uint32_t worker)
     eng__cpu *cpu = work->cpu;
     float *acc = cpu->scratch[worker].acc;
     uint32_t top_k = cpu->plan.n_experts_per_tok;
+    first += work->own.first;
+    last += work->own.first;
     for (uint32_t panel_idx = first; panel_idx < last; panel_idx++) {
         uint32_t col0 = panel_idx * ENG__PANEL, n_cols = eng__min(cpu->plan.dim - col0, ENG__PANEL);
         for (uint32_t row0 = 0; cpu->plan.n_shared_experts && row0 < cpu->n_full;
@@ -160,6 +183,11 @@ void eng__ffn_moe(eng__cpu *cpu, const eng__layer *layer) {
             .op = ENG__SILU};
     }
     eng__gemm_run(cpu, cpu->jobs, n_jobs);
+    const eng_columns parts[] = {{cpu->expert_hidden, cpu->ld_expert, sizeof *cpu->expert_hidden,
+                                  cpu->n_full * top_k, layer->expert_down[0].n_in,
+                                  ENG_RANKS_HIDDEN},
+                                 hidden_columns(cpu, layer)};
+    eng__gather_ranks(cpu, parts, plan->n_shared_experts ? 2 : 1);
     cpu->jobs[0] = (eng__gemm){.mat = &layer->expert_down[0],
                                .src = cpu->expert_hidden,
                                .ld_src = cpu->ld_expert,
@@ -167,6 +195,7 @@ void eng__ffn_moe(eng__cpu *cpu, const eng__layer *layer) {
     cpu->jobs[1] = (eng__gemm){
         .mat = &layer->down, .src = cpu->hidden, .ld_src = cpu->ld_hidden, .rows = cpu->n_full};
     eng__gemm_inputs(cpu, cpu->jobs, plan->n_shared_experts ? 2 : 1);
-    moe_arg work = {cpu, layer, cpu->jobs[1].in, cpu->jobs[0].in};
-    eng__pool_run(cpu->pool, down_work, &work, (plan->dim + ENG__PANEL - 1) / ENG__PANEL, 1);
+    moe_arg work = {cpu, layer, cpu->jobs[1].in, cpu->jobs[0].in, layer->expert_down[0].own};
+    eng__pool_run(cpu->pool, down_work, &work, work.own.last - work.own.first, 1);
+    gather_output(cpu, cpu->stream, cpu->ld_stream);
 }

@@ -2,6 +2,7 @@
  *
  * As stored, bfloat16 stays bfloat16 (exact); float32 and float16 become float32. Padding columns
  * and padding k steps are zero. */
+#include "base/hash.h"
 #include "base/size.h"
 #include "engine/cpu/pack_internal.h"
 #include "engine/rowmath.h"
@@ -103,9 +104,10 @@ static void pack_work(void *arg, uint32_t first, uint32_t last, uint32_t worker)
     uint32_t n_in =
         pack->mat->type == ENG__I8 ? round_up(pack->mat->n_in, ENG__GROUP) : pack->mat->n_in;
     (void)worker;
-    for (uint32_t panel_idx = first; panel_idx < last; panel_idx++) {
+    for (uint32_t item = first; item < last; item++) {
+        uint32_t panel_idx = pack->mat->own.first + item;
         uint8_t *panel = pack->cpu->image.data + (pack->mat->data - pack->cpu->image.data) +
-                         panel_idx * pack->mat->panel_bytes;
+                         item * pack->mat->panel_bytes;
         for (uint32_t k0 = 0; k0 < n_in; k0 += K_STEPS) {
             pack_block(pack, panel_idx, k0, eng__min(n_in - k0, K_STEPS), panel);
         }
@@ -123,19 +125,36 @@ static eng__wtype type_of(const eng__pack *pack, uint32_t n_in) {
     return ENG__BF16;
 }
 
-/* Advises the kernel about the whole pages of a tensor in the model's read-only file map: needed
- * before packing, not needed after. A released page is read from the file again when touched (the
- * embedding is). */
-static void advise(const model_tensor *tensor, int advice) {
-    uintptr_t page = 4096, first = ((uintptr_t)tensor->data + page - 1) & ~(page - 1);
-    uintptr_t end = ((uintptr_t)tensor->data + tensor->bytes) & ~(page - 1);
+/* Advises the kernel about the whole pages of some rows of a tensor in the model's read-only file
+ * map: needed before packing, not needed after. A released page is read from the file again when
+ * touched (the embedding is). */
+static void advise(const model_tensor *tensor, eng_share rows, int advice) {
+    size_t row_bytes = tensor->bytes / tensor->shape[0];
+    uintptr_t page = 4096, data = (uintptr_t)tensor->data;
+    uintptr_t first = (data + rows.first * row_bytes + page - 1) & ~(page - 1);
+    uintptr_t end = (data + rows.last * row_bytes) & ~(page - 1);
     if (end > first && end - first >= (1u << 20)) (void)madvise((void *)first, end - first, advice);
+}
+
+/* The rows of a source with columns of this rank's panels. */
+static eng_share own_rows(const eng__pack *pack, uint32_t source) {
+    uint32_t n = (uint32_t)pack->src[source].shape[0];
+    eng_share own = pack->mat->own;
+    if (!pack->divide) return (eng_share){0, n};
+    uint32_t per_panel = ENG__PANEL, before = 0;
+    if (pack->kind == ENG__PACK_GATE_UP) {
+        per_panel = 16;
+        before = source / 2 * (pack->hidden_padded / 16);
+    }
+    own.first = own.first > before ? (own.first - before) * per_panel : 0;
+    own.last = own.last > before ? (own.last - before) * per_panel : 0;
+    return (eng_share){eng__min(own.first, n), eng__min(own.last, n)};
 }
 
 static void advise_sources(const eng__pack *pack, int advice) {
     if (pack->kind == ENG__PACK_COLS || pack->row0) return; /* read again for the next head */
     for (uint32_t i = 0; i < pack->n_src; i++)
-        advise(&pack->src[i], advice);
+        advise(&pack->src[i], own_rows(pack, i), advice);
 }
 
 static bool finite_at(const eng__mat *mat, size_t at) {
@@ -155,7 +174,8 @@ static bool finite_at(const eng__mat *mat, size_t at) {
 static bool sample_is_finite(const eng__mat *mat) {
     enum { PLACES = 16, COLUMNS = ENG__PANEL };
     bool codes = mat->type == ENG__I8;
-    size_t item = mat->type == ENG__BF16 ? 2 : 4, all = mat->panels * mat->panel_bytes;
+    size_t item = mat->type == ENG__BF16 ? 2 : 4;
+    size_t all = (mat->own.last - mat->own.first) * mat->panel_bytes;
     size_t unit = codes ? ENG__GROUP_BYTES : item * COLUMNS, units = all / unit;
     size_t skip = codes ? ENG__GROUP * ENG__PANEL : 0;
     for (size_t i = 0; i < PLACES; i++) {
@@ -177,14 +197,15 @@ int eng__pack_run(eng__pack *pack, uint32_t n_out, uint32_t n_in, err *e) {
     mat->panel_bytes = mat->type == ENG__I8
                            ? (size_t)round_up(n_in, ENG__GROUP) / ENG__GROUP * ENG__GROUP_BYTES
                            : (size_t)n_in * ENG__PANEL * (mat->type == ENG__F32 ? 4 : 2);
-    if (!size_mul(mat->panels, mat->panel_bytes, &bytes)) goto too_large;
+    mat->own = eng_share_own(pack->divide ? pack->cpu->opts.ranks : NULL, mat->panels);
+    if (!size_mul(mat->own.last - mat->own.first, mat->panel_bytes, &bytes)) goto too_large;
     if (!pack->fill && mat->type == ENG__F32) pack->f32_bytes += bytes;
     if (!pack->fill && pack->cpu->opts.packed_cache) {
-        uint32_t facts[] = {n_out,      n_in,       mat->type,   pack->kind,
-                            pack->row0, pack->col0, pack->n_src, pack->rope};
-        pack->cpu->image.key = eng__hash(pack->cpu->image.key, facts, sizeof facts);
+        uint32_t facts[] = {n_out,      n_in,        mat->type,  pack->kind,     pack->row0,
+                            pack->col0, pack->n_src, pack->rope, mat->own.first, mat->own.last};
+        pack->cpu->image.key = hash_seeded(pack->cpu->image.key, facts, sizeof facts);
         for (uint32_t i = 0; i < pack->n_src; i++) {
-            pack->cpu->image.key = eng__hash_tensor(pack->cpu->image.key, &pack->src[i]);
+            pack->cpu->image.key = model_tensor_hash(pack->cpu->image.key, &pack->src[i]);
         }
     }
     if (pack->fill) {
@@ -195,7 +216,7 @@ int eng__pack_run(eng__pack *pack, uint32_t n_out, uint32_t n_in, err *e) {
 #ifdef MADV_POPULATE_READ
             advise_sources(pack, MADV_POPULATE_READ);
 #endif
-            eng__pool_run(pack->cpu->pool, pack_work, pack, mat->panels, 1);
+            eng__pool_run(pack->cpu->pool, pack_work, pack, mat->own.last - mat->own.first, 1);
             advise_sources(pack, MADV_DONTNEED);
         }
     }

@@ -19,6 +19,7 @@ typedef struct {
     bool packed;        /* the image came from a file and needs no packing */
     bool not_finite;    /* a sample of a packed image is NaN or infinite */
     bool keep;          /* never int8 */
+    bool divide;        /* this rank holds its share of the panels alone */
     bool rope;          /* rows are queries or keys, in the order of the rotation */
     size_t at;          /* bytes of the image assigned so far */
     uint64_t f32_bytes; /* of the image's float32 matrices */

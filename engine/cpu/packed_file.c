@@ -34,8 +34,6 @@
 enum {
     LAYOUT_VERSION = 2,
     PAGE = 4096,
-    SAMPLES = 16,
-    SAMPLE_BYTES = 64,
     WRITE_BYTES = 16 << 20, /* of one call, so that progress shows */
     STALE_SECONDS = 300     /* a temporary file of this age without a writer is removed */
 };
@@ -47,23 +45,6 @@ typedef struct {
 
 static const char magic[8] = "FATHOMPK";
 
-uint64_t eng__hash(uint64_t seed, const void *bytes, size_t n) { /* FNV-1a, then mixed */
-    uint64_t hash = hash_fnv(seed ^ HASH_FNV_START, bytes, n);
-    hash ^= hash >> 32;
-    return hash * HASH_STEP;
-}
-
-uint64_t eng__hash_tensor(uint64_t seed, const model_tensor *tensor) {
-    seed = eng__hash(seed, &tensor->dtype, sizeof tensor->dtype);
-    seed = eng__hash(seed, tensor->shape, tensor->rank * sizeof tensor->shape[0]);
-    size_t n = tensor->bytes < SAMPLE_BYTES ? tensor->bytes : SAMPLE_BYTES;
-    for (size_t i = 0; i < SAMPLES; i++) {
-        size_t at = (tensor->bytes - n) / (SAMPLES - 1) * i;
-        seed = eng__hash(seed, (const uint8_t *)tensor->data + at, n);
-    }
-    return seed;
-}
-
 /* ---- the folder ---- */
 
 static bool ends_in(const char *name, const char *suffix) {
@@ -71,13 +52,22 @@ static bool ends_in(const char *name, const char *suffix) {
     return n >= n_suffix && strcmp(name + n - n_suffix, suffix) == 0;
 }
 
+/* A rank keeps its own part under a name of its own. */
 static const char *name_of(const eng__cpu *cpu) {
-    static const char *const names[ENG_WEIGHTS_KINDS] = {
-        [ENG_WEIGHTS_AS_STORED] = "fathom-packed.bin",
-        [ENG_WEIGHTS_BF16] = "fathom-packed-bf16.bin",
-        [ENG_WEIGHTS_INT8] = "fathom-packed-int8.bin",
+    return cpu->image.name;
+}
+
+static void set_name(eng__cpu *cpu) {
+    static const char *const kinds[ENG_WEIGHTS_KINDS] = {
+        [ENG_WEIGHTS_AS_STORED] = "",
+        [ENG_WEIGHTS_BF16] = "-bf16",
+        [ENG_WEIGHTS_INT8] = "-int8",
     };
-    return names[cpu->opts.weights];
+    const eng_ranks *ranks = cpu->opts.ranks;
+    char part[32] = "";
+    if (ranks) (void)snprintf(part, sizeof part, "-rank%u-of-%u", ranks->rank, ranks->n);
+    (void)snprintf(cpu->image.name, sizeof cpu->image.name, "fathom-packed%s%s.bin",
+                   kinds[cpu->opts.weights], part);
 }
 
 static int open_folder(const eng__cpu *cpu) {
@@ -100,7 +90,7 @@ static weight_files look_at_sources(const eng__cpu *cpu) {
         if (fstatat(dirfd(dir), entry->d_name, &st, 0) != 0) continue;
         int64_t facts[3] = {(int64_t)st.st_size, (int64_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec};
         files.hash +=
-            eng__hash(eng__hash(1, entry->d_name, strlen(entry->d_name)), facts, sizeof facts);
+            hash_seeded(hash_seeded(1, entry->d_name, strlen(entry->d_name)), facts, sizeof facts);
         files.mode &= st.st_mode;
     }
     closedir(dir);
@@ -110,8 +100,8 @@ static weight_files look_at_sources(const eng__cpu *cpu) {
 
 static uint64_t full_key(const eng__cpu *cpu, const weight_files *files) {
     const uint32_t layout[] = {LAYOUT_VERSION, ENG__PANEL, ENG__GROUP};
-    uint64_t key = eng__hash(cpu->image.key, layout, sizeof layout);
-    return eng__hash(key, &files->hash, sizeof files->hash);
+    uint64_t key = hash_seeded(cpu->image.key, layout, sizeof layout);
+    return hash_seeded(key, &files->hash, sizeof files->hash);
 }
 
 /* ---- the sum of every byte ---- */
@@ -209,7 +199,7 @@ static bool fits(const eng__cpu *cpu, const file_header *header) {
     weight_files files = look_at_sources(cpu);
     return memcmp(header->magic, magic, sizeof magic) == 0 &&
            header->key == full_key(cpu, &files) && header->image_bytes == cpu->image.bytes &&
-           header->header_sum == eng__hash(0, header, offsetof(file_header, header_sum));
+           header->header_sum == hash_seeded(0, header, offsetof(file_header, header_sum));
 }
 
 /* Maps the file at fd; fd stays open. */
@@ -252,6 +242,7 @@ bool eng__packed_open(eng__cpu *cpu) {
     const char *dir = model_dir(cpu->model);
     struct stat st;
     err why = {0};
+    set_name(cpu);
     int folder = open_folder(cpu);
     if (folder < 0) return false;
     /* A link is not followed: a save renames over it. */
@@ -332,7 +323,7 @@ static int create_temp(const eng__cpu *cpu, int folder, char *name, size_t room)
 
 /* Writes the file and renames it. errno holds the reason of a failure. */
 static bool save_in(eng__cpu *cpu, int folder, const uint8_t page[PAGE], mode_t mode) {
-    char temp[64];
+    char temp[96];
     int fd = create_temp(cpu, folder, temp, sizeof temp);
     if (fd < 0) return false;
     progress bar;
@@ -357,7 +348,7 @@ bool eng__packed_save(eng__cpu *cpu) {
     memcpy(header.magic, magic, sizeof magic);
     if (!eng__image_sum(cpu->pool, cpu->image.data, cpu->image.bytes, &header.image_sum, NULL))
         return false;
-    header.header_sum = eng__hash(0, &header, offsetof(file_header, header_sum));
+    header.header_sum = hash_seeded(0, &header, offsetof(file_header, header_sum));
     memcpy(page, &header, sizeof header);
     int folder = open_folder(cpu);
     if (folder >= 0) remove_stale(cpu, folder);

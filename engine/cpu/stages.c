@@ -437,4 +437,7 @@ void eng__stage_coda(eng__cpu *cpu) {
                                .ld_dst = cpu->plan.vocab_size,
                                .rows = n_logits};
     eng__gemm_run(cpu, cpu->jobs, 1);
+    const eng_columns logits = {cpu->logits, cpu->plan.vocab_size, sizeof(float),
+                                n_logits,    cpu->plan.vocab_size, ENG_RANKS_OUT};
+    eng__gather_ranks(cpu, &logits, 1);
 }

@@ -212,17 +212,20 @@ static int load_swiglu(eng__pack *pack, eng__mat *gate_up, eng__mat *down, tenso
     return eng__pack_run(pack, dim, count * pack->hidden_padded, e);
 }
 
-static int load_moe(eng__pack *pack, eng__layer *layer, tensor_place place, err *e) {
-    eng__cpu *cpu = pack->cpu;
-    const model_plan *plan = &cpu->plan;
+static int load_router(eng__pack *pack, eng__layer *layer, tensor_place place, err *e) {
+    const model_plan *plan = &pack->cpu->plan;
     pack->keep = true;
     int rc =
         layer_matrix(pack, &layer->router, place, TENSOR_ROUTER, plan->n_experts, plan->dim, e);
     pack->keep = false;
-    if (rc != 0 ||
-        layer_vector(pack, &layer->router_bias, place, TENSOR_ROUTER_BIAS, plan->n_experts, e) !=
-            0 ||
-        take_mats(cpu, &layer->expert_gate_up, plan->n_experts, e) != 0 ||
+    if (rc != 0) return rc;
+    return layer_vector(pack, &layer->router_bias, place, TENSOR_ROUTER_BIAS, plan->n_experts, e);
+}
+
+static int load_moe(eng__pack *pack, eng__layer *layer, tensor_place place, err *e) {
+    eng__cpu *cpu = pack->cpu;
+    const model_plan *plan = &cpu->plan;
+    if (take_mats(cpu, &layer->expert_gate_up, plan->n_experts, e) != 0 ||
         take_mats(cpu, &layer->expert_down, plan->n_experts, e) != 0) {
         return -1;
     }
@@ -266,6 +269,15 @@ static int load_ffn(eng__pack *pack, eng__layer *layer, tensor_place place, err 
     return layer_matrix(pack, &layer->down, place, TENSOR_DOWN, plan->dim, plan->ffn_dim, e);
 }
 
+/* Every rank chooses among all experts, but holds its columns of their products alone. */
+static int load_divided_ffn(eng__pack *pack, eng__layer *layer, tensor_place place, err *e) {
+    if (layer->ffn == FFN_MOE && load_router(pack, layer, place, e) != 0) return -1;
+    pack->divide = true;
+    int rc = load_ffn(pack, layer, place, e);
+    pack->divide = false;
+    return rc;
+}
+
 /* n layers of a stage. The first has number `index` over prelude, core and coda. */
 static int load_layers(eng__pack *pack, eng__layer *layers, tensor_stage stage, uint32_t index,
                        uint32_t n, ffn_kind ffn, err *e) {
@@ -278,7 +290,7 @@ static int load_layers(eng__pack *pack, eng__layer *layers, tensor_stage stage, 
         if (load_norms(pack, layer, place, e) != 0 ||
             (plan->attn == ATTN_GQA ? load_gqa : load_mla)(pack, layer, place, e) != 0 ||
             load_value_embed(pack, layer, place, index + i, e) != 0 ||
-            load_ffn(pack, layer, place, e) != 0) {
+            load_divided_ffn(pack, layer, place, e) != 0) {
             return -1;
         }
     }
@@ -387,8 +399,11 @@ static int load_end(eng__pack *pack, err *e) {
     if ((plan->final_norm || plan->coda_in == CODA_IN_NORM) &&
         vector(pack, &cpu->final_norm, of_model(TENSOR_FINAL_NORM), plan->dim, e) != 0)
         return -1;
-    return matrix(pack, &cpu->head, of_model(untied ? TENSOR_HEAD : TENSOR_EMBED), plan->vocab_size,
-                  plan->dim, e);
+    pack->divide = true;
+    int rc = matrix(pack, &cpu->head, of_model(untied ? TENSOR_HEAD : TENSOR_EMBED),
+                    plan->vocab_size, plan->dim, e);
+    pack->divide = false;
+    return rc;
 }
 
 static int load_all(eng__pack *pack, err *e) {

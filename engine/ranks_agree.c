@@ -1,0 +1,98 @@
+/* ranks_agree.c - what all ranks decide together while a backend opens. */
+#include "base/hash.h"
+#include "engine/ranks_internal.h"
+
+#include <string.h>
+
+int eng_ranks_broadcast(eng_ranks *ranks, void *data, size_t bytes, err *e) {
+    return bytes ? ranks->ops->broadcast(ranks, data, bytes, e) : 0;
+}
+
+/* Gathers `bytes` bytes of each rank; returns them in rank order. NULL: see *e. */
+static const uint8_t *gather_equal(eng_ranks *ranks, const void *own, size_t bytes, err *e) {
+    struct eng__ranks_state *state = ranks->state;
+    if (eng_ranks_reserve(ranks, bytes * ranks->n, e) != 0) return NULL;
+    for (uint32_t rank = 0; rank < ranks->n; rank++)
+        state->bytes[rank] = bytes;
+    memcpy(state->staged + bytes * ranks->rank, own, bytes);
+    return ranks->ops->gather(ranks, state->staged, state->bytes, e) == 0 ? state->staged : NULL;
+}
+
+int eng_ranks_least(eng_ranks *ranks, uint64_t *value, err *e) {
+    const uint8_t *all = gather_equal(ranks, value, sizeof *value, e);
+    if (all == NULL) return -1;
+    for (uint32_t rank = 0; rank < ranks->n; rank++) {
+        uint64_t other;
+        memcpy(&other, all + rank * sizeof other, sizeof other);
+        if (other < *value) *value = other;
+    }
+    return 0;
+}
+
+int eng_ranks_agree(eng_ranks *ranks, const eng_fact *facts, uint32_t n, err *e) {
+    uint64_t first[ENG_MAX_FACTS] = {0}, other[ENG_MAX_FACTS];
+    for (uint32_t i = 0; i < n; i++)
+        first[i] = facts[i].hash;
+    const uint8_t *all = gather_equal(ranks, first, sizeof first, e);
+    if (all == NULL) return -1;
+    memcpy(first, all, sizeof first);
+    for (uint32_t rank = 1; rank < ranks->n; rank++) {
+        memcpy(other, all + rank * sizeof other, sizeof other);
+        for (uint32_t i = 0; i < n; i++) {
+            if (other[i] == first[i]) continue;
+            return err_set(e, ERR_USAGE, NULL,
+                           "rank %u and rank 0 differ in %s; all ranks need the same program, "
+                           "model and options",
+                           rank, facts[i].what);
+        }
+    }
+    return 0;
+}
+
+/* ---- the model and the options ---- */
+
+static uint64_t text_hash(const char *text) {
+    return hash_seeded(0, text, strlen(text));
+}
+
+/* Threads may differ, and with them why they were chosen. `ranks` is a pointer. */
+static uint64_t opts_hash(const eng_backend_opts *opts) {
+    const uint64_t values[] = {
+        opts->max_loops,
+        opts->n_rows,
+        opts->max_launch,
+        opts->max_logits,
+        opts->cache_bytes,
+        opts->max_positions,
+        (uint64_t)opts->cache_dtype,
+        (uint64_t)opts->weights,
+        opts->prompt_chunk,
+        (uint64_t)opts->exit,
+        (uint64_t)opts->state0,
+    };
+    return hash_seeded(0, values, sizeof values);
+}
+
+static int plan_hash(const model_plan *plan, uint64_t *hash, err *e) {
+    buf text = {0};
+    plan_write_fields(&text, plan);
+    int rc = text.failed ? err_set(e, ERR_NO_MEMORY, NULL, "out of memory comparing ranks") : 0;
+    if (rc == 0) *hash = hash_seeded(text_hash(plan_family_name(plan)), text.data, text.len);
+    buf_deinit(&text);
+    return rc;
+}
+
+int eng_ranks_agree_model(eng_ranks *ranks, const model_folder *model, const eng_backend_opts *opts,
+                          const char *device, err *e) {
+    if (ranks == NULL) return 0;
+    uint64_t config;
+    if (plan_hash(model_plan_of(model), &config, e) != 0) return -1;
+    const eng_fact facts[] = {
+        {"the version of the program", text_hash(FATHOM_VERSION)},
+        {"the device", text_hash(device)},
+        {"the configuration of the model", config},
+        {"the options of the engine", opts_hash(opts)},
+        {"the weights", model_fingerprint(model)},
+    };
+    return eng_ranks_agree(ranks, facts, ARRAY_LEN(facts), e);
+}
