@@ -26,7 +26,7 @@
 #   make deps       install the Debian packages the build needs (apt, with or without root)
 #   make clean      remove build/
 #
-# Variables: SAN=address,undefined|thread   CUDA=auto|0|1   T='suite/test' (one unit test)
+# Variables: SAN=address,undefined|thread   CUDA=auto|0|1   MPI=auto|0|1   T='suite/test' (one unit test)
 #            PREFIX=/usr/local   PORT=8080   V=1 (print commands)   WERROR=1 (a warning is an error)
 
 CC      ?= gcc
@@ -96,8 +96,8 @@ endif
 LIBS   := $(SYSROOT_LIBS) -lmicrohttpd -luv -ljansson -lpcre2-8 -lutf8proc -lm -ldl -pthread
 
 ROOMS    := base model text engine scheduler runtime api server loadgen cli
-# The CUDA plug-in is built apart: engine/cuda/cuda.mk.
-LIB_SRC  := $(sort $(filter-out cli/main.c engine/cuda/%,$(foreach r,$(ROOMS),$(wildcard $(r)/*.c $(r)/*/*.c))))
+# The plug-ins are built apart: engine/cuda/cuda.mk, engine/mpi/mpi.mk.
+LIB_SRC  := $(sort $(filter-out cli/main.c engine/cuda/% engine/mpi/%,$(foreach r,$(ROOMS),$(wildcard $(r)/*.c $(r)/*/*.c))))
 LIB_OBJ  := $(LIB_SRC:%.c=$(B)/%.o)
 UNIT_SRC := $(wildcard tests/unit/*.c tests/golden/*.c tests/property/*.c)
 UNIT_OBJ := $(UNIT_SRC:%.c=$(B)/%.o)
@@ -122,7 +122,8 @@ all: $(B)/fathom
 ifeq ($(SAN),)
 	@ln -sfn release/fathom build/fathom
 -include engine/cuda/cuda.mk
-all: $(CUDA_PLUGIN)
+-include engine/mpi/mpi.mk
+all: $(CUDA_PLUGIN) $(MPI_PLUGIN)
 endif
 
 help:

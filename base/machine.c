@@ -1,8 +1,11 @@
 /* machine.c - see machine.h. */
 #include "base/machine.h"
+#include "base/hash.h"
 
+#include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static uint32_t cores(void) {
@@ -42,4 +45,28 @@ const char *machine_why_threads(const machine *self, char out[64]) {
         (void)snprintf(out + n, 64 - (size_t)n, ", cgroup quota %.4g", self->cgroup.cpus);
     }
     return out;
+}
+
+uint64_t machine_identity(void) {
+    char boot[64];
+    struct stat st;
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, boot, sizeof boot);
+    if (fd >= 0) close(fd);
+    if (n <= 0 || stat("/proc/self/ns/pid", &st) != 0) return 0;
+    return hash_seeded((uint64_t)st.st_ino, boot, (size_t)n);
+}
+
+uint64_t machine_cores_identity(void) {
+    cpu_set_t set;
+    uint64_t here = machine_identity();
+    if (here == 0 || sched_getaffinity(0, sizeof set, &set) != 0) return here;
+    return hash_seeded(here, &set, sizeof set);
+}
+
+void machine_divide(machine *self, uint32_t by_cores, uint32_t by_memory) {
+    self->cores = self->cores > by_cores ? self->cores / by_cores : 1;
+    self->cgroup.cpus /= by_cores;
+    self->memory /= by_memory;
+    self->cgroup.memory /= by_memory;
 }

@@ -255,6 +255,7 @@ static int run(const options *opts, runtime_opts *run_opts, err *e) {
     run_opts->halted_kv = "exact"; /* rows and cache sized for tails */
     run_opts->batching = "depthwise";
     if (opts->simulate) run_opts->device = "fake";
+    join_ranks(run_opts);
     if (runtime_open(&run_on, run_opts, e) != 0) return -1;
     int rc = opts->simulate ? simulate(&run_on, &costs, &all.load, opts, e) : 0;
     if (rc == 0 && opts->prompts) rc = read_prompts(&all, &run_on, opts->prompts, e);

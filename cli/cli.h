@@ -30,6 +30,11 @@ int cmd_bench_kernels(opt_args *args);
  * which folder a name, or no name, stands for. */
 int take_model(const char **model, model_place *place, err *e) WARN_UNUSED;
 
+/* Called with the final options, before runtime_open, by each command that runs over ranks. On rank
+ * 0, and in a process of its own, it only says so in opts. On the others it runs rank 0's launches
+ * and ends the process. */
+void join_ranks(runtime_opts *opts);
+
 /* Rows of an opt_row table. MODEL_OPTION: the model, for take_model. ENGINE_OPTIONS: for each
  * command that runs a model; POLICY_OPTIONS: for commands that run it under one policy;
  * RUN_OPTIONS: for commands that run many requests. A row after them is the command's own. */
@@ -50,6 +55,7 @@ int take_model(const char **model, model_place *place, err *e) WARN_UNUSED;
     {"--kernels", OPT_CHOICE, &(o)->kernels, "auto|avx512|avx2|portable|bf16|bf16-invariant|f32", "compute kernels; on cpu: avx512, avx2 or portable (default: the fastest measured); on cuda: bf16, bf16-invariant or f32 (default bf16); bf16-invariant is slower, but an answer's bits do not depend on other requests", 0, 0, false}, \
     {"--weights", OPT_CHOICE, &(o)->weights, "auto|bf16|int8", "on cpu: format of large matrices in memory (default auto: as stored); on cuda: bf16 in any case", 0, 0, false}, \
     {"--packed-cache", OPT_FLAG, &(o)->packed_cache, NULL, "on cpu: write the packed weights into the model folder, so that the next start is faster", 0, 0, false}, \
+    {"--rank-seconds", OPT_UINT, &(o)->rank_seconds, "S", "under mpirun: end when another rank has not answered for S seconds during a launch (default 30)", 1, 86400, false}, \
     GROUP_DEPTH, \
     {"--max-loops", OPT_UINT, &(o)->max_loops, "N", "most loops that a token runs (default: the model's)", 1, PLAN_MAX_LOOPS, false}, \
     {"--prompt-min-loops", OPT_UINT, &(o)->prompt_min_loops, "N", "fewest loops that a prompt token runs (default: 1; with --halted-kv last, all loops for Ouro and Huginn models)", 1, PLAN_MAX_LOOPS, false}, \

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+typedef unsigned long long ull;
+
 void describe_plan(buf *out, const model_plan *plan, exit_rule rule, float threshold) {
     buf_printf(out, "%s, %u core layer%s, ", plan_family_name(plan), plan->n_core,
                plan->n_core == 1 ? "" : "s");
@@ -28,11 +30,21 @@ void describe_plan_json(buf *out, const model_plan *plan, exit_rule rule, float 
 
 void describe_runtime(buf *out, const runtime *rt) {
     describe_plan(out, model_plan_of(rt->model), rt->backend->info.exit, runtime_threshold(rt));
+    if (rt->ranks) buf_printf(out, "; %u ranks by %s", rt->ranks->n, rt->ranks->carrier);
 }
 
 void describe_runtime_json(buf *out, const runtime *rt) {
     describe_plan_json(out, model_plan_of(rt->model), rt->backend->info.exit,
                        runtime_threshold(rt));
+    if (rt->ranks == NULL) return;
+    eng_ranks_counts counts = eng_ranks_read(rt->ranks);
+    buf_printf(out,
+               ",\"ranks\":{\"n\":%u,\"carrier\":\"%s\",\"weight_bytes\":%llu,\"gathers\":%llu,"
+               "\"messages\":%llu,\"bytes\":%llu,\"seconds\":%.6f,\"launches\":%llu,"
+               "\"launch_bytes\":%llu}",
+               rt->ranks->n, rt->ranks->carrier, (ull)rt->backend->info.weight_bytes,
+               (ull)counts.gathers, (ull)counts.messages, (ull)counts.bytes,
+               (double)counts.ns * 1e-9, (ull)counts.launches, (ull)counts.launch_bytes);
 }
 
 layer_cache describe_layer_cache(const model_plan *plan) {

@@ -317,6 +317,7 @@ int cmd_generate(opt_args *args) {
     model_place place;
     log_set_level(LOG_WARN); /* the answer is what counts, not the device */
     if (take_model(&opts.run.model, &place, &e) != 0) return opt_fail(&e);
+    join_ranks(&opts.run);
     if (runtime_open(&rt, &opts.run, &e) != 0) return opt_fail(&e);
     token_printer_init(&out.printer, stdout, &rt, 0);
     out.printer.tint = opts.show_depth && !opts.json && terminal_has_colours(STDOUT_FILENO);

@@ -321,6 +321,7 @@ int cmd_score(opt_args *args) {
     runtime rt;
     model_place place;
     if (take_model(&opts.run.model, &place, &e) != 0) return opt_fail(&e);
+    join_ranks(&opts.run);
     if (runtime_open(&rt, &opts.run, &e) != 0) return opt_fail(&e);
     int rc = score(&rt, &opts, &e);
     runtime_close(&rt);

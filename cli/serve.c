@@ -171,5 +171,7 @@ int cmd_serve(opt_args *args) {
     opts.run.model = place.dir;
     if (place.why[0]) opts.model_why = place.why;
     if (!opts.served_name && place.name[0]) opts.served_name = place.name;
+    server_set_log(&opts); /* a follower logs alike */
+    join_ranks(&opts.run);
     return server_run(&opts);
 }

@@ -31,6 +31,11 @@ bool eng__has_value_embeds(const model_plan *plan);
 int eng__size_cache(eng_backend_info *info, const model_plan *plan, const eng_backend_opts *opts,
                     uint64_t bytes, err *e) WARN_UNUSED;
 
+enum { ENG__PATH_BYTES = 4096 };
+/* Finds a plug-in: beside the program, one folder up from build/release (`make`), or in lib/fathom
+ * (`make install`). */
+bool eng__plugin_path(const char *name, char out[ENG__PATH_BYTES]) WARN_UNUSED;
+
 /* Finds a row state used twice in one launch. */
 typedef struct {
     uint32_t *last; /* [n_rows] number of the last launch with this row state */

@@ -1,36 +1,22 @@
 /* cuda_open.c - finds and loads the CUDA plug-in. So one program runs with and without a GPU, and
  * the CPU build needs no part of the CUDA toolkit. */
-#include "base/file.h"
-#include "engine/backend.h"
+#include "engine/backend_internal.h"
 
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef int (*plugin_open)(eng_backend **out, const model_folder *model,
                            const eng_backend_opts *opts, err *e);
 
-enum { PATH_BYTES = 4096 };
-
-/* The plug-in is beside the program, one folder up from build/release (`make`), or in lib/fathom
- * (`make install`). */
-static bool plugin_path(char out[PATH_BYTES]) {
-    static const char *const places[] = {"fathom-cuda.so", "../fathom-cuda.so",
-                                         "../lib/fathom/fathom-cuda.so"};
-    char dir[PATH_BYTES];
-    if (!file_program_dir(dir, sizeof dir)) return false;
-    for (size_t i = 0; i < ARRAY_LEN(places); i++) {
-        int n = snprintf(out, PATH_BYTES, "%s/%s", dir, places[i]);
-        if (n > 0 && n < PATH_BYTES && access(out, R_OK) == 0) return true;
-    }
-    return false;
+static bool plugin_path(char out[ENG__PATH_BYTES]) {
+    return eng__plugin_path("fathom-cuda.so", out);
 }
 
 int eng_cuda_open(eng_backend **out, const model_folder *model, const eng_backend_opts *opts,
                   err *e) {
     *out = NULL;
-    char path[PATH_BYTES];
+    char path[ENG__PATH_BYTES];
     if (!plugin_path(path)) {
         return err_set(e, ERR_NOT_FOUND, NULL,
                        "no CUDA: fathom-cuda.so is not beside the program (built without nvcc)");
@@ -60,7 +46,7 @@ int eng_cuda_open(eng_backend **out, const model_folder *model, const eng_backen
 }
 
 void eng_cuda_describe(char *out, size_t room) {
-    char path[PATH_BYTES];
+    char path[ENG__PATH_BYTES];
     if (!plugin_path(path)) {
         (void)snprintf(out, room, "no fathom-cuda.so beside the program");
         return;

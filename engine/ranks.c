@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { PATIENCE_S = 30 };
+
 int eng_ranks_init(eng_ranks *ranks, err *e) {
     struct eng__ranks_state *state = calloc(1, sizeof *state);
     if (state) state->bytes = calloc(ranks->n, sizeof *state->bytes);
@@ -14,6 +16,8 @@ int eng_ranks_init(eng_ranks *ranks, err *e) {
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %u ranks", ranks->n);
     }
     ranks->state = state;
+    ranks->ready = false;
+    ranks->patience_s = PATIENCE_S;
     return 0;
 }
 

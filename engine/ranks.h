@@ -32,13 +32,17 @@ typedef struct {
 /* First member of every carrier's own struct. */
 struct eng_ranks {
     const eng_ranks_ops *ops;
-    const char *carrier;            /* "mpi", "threads" */
-    uint32_t rank, n;               /* rank < n */
-    uint32_t local_rank, local_n;   /* the same among the ranks of this machine */
+    const char *carrier;          /* "mpi", "threads" */
+    uint32_t rank, n;             /* rank < n */
+    uint32_t local_rank, local_n; /* the same among the ranks of this machine */
+    /* Most seconds that a gather may take before a rank counts as lost; 0: no limit. */
+    uint32_t patience_s;
+    bool ready; /* all have loaded their weights; until then carriers wait without limit */
     struct eng__ranks_state *state; /* of ranks.c: set by eng_ranks_init */
 };
 
-/* Called by a carrier when its struct is filled. ERR_NO_MEMORY */
+/* Called by a carrier when its struct is filled; sets state, ready and patience_s (30).
+ * ERR_NO_MEMORY */
 int eng_ranks_init(eng_ranks *ranks, err *e) WARN_UNUSED;
 /* Frees what eng_ranks_init took, then closes the carrier. NULL is fine. */
 void eng_ranks_close(eng_ranks *ranks);
@@ -91,6 +95,8 @@ int eng_ranks_reserve(eng_ranks *ranks, size_t bytes, err *e) WARN_UNUSED;
 
 /* Both ways a value of rank 0 or of all ranks decides for all; used while a backend opens. */
 int eng_ranks_broadcast(eng_ranks *ranks, void *data, size_t bytes, err *e) WARN_UNUSED;
+/* The number of ranks that call with the same value, this one included. */
+int eng_ranks_alike(eng_ranks *ranks, uint64_t value, uint32_t *n, err *e) WARN_UNUSED;
 /* *value becomes the least value of all ranks. */
 int eng_ranks_least(eng_ranks *ranks, uint64_t *value, err *e) WARN_UNUSED;
 

@@ -29,6 +29,15 @@ int eng_ranks_least(eng_ranks *ranks, uint64_t *value, err *e) {
     return 0;
 }
 
+int eng_ranks_alike(eng_ranks *ranks, uint64_t value, uint32_t *n, err *e) {
+    const uint8_t *all = gather_equal(ranks, &value, sizeof value, e);
+    if (all == NULL) return -1;
+    *n = 0;
+    for (uint32_t rank = 0; rank < ranks->n; rank++)
+        *n += memcmp(all + rank * sizeof value, &value, sizeof value) == 0;
+    return 0;
+}
+
 int eng_ranks_agree(eng_ranks *ranks, const eng_fact *facts, uint32_t n, err *e) {
     uint64_t first[ENG_MAX_FACTS] = {0}, other[ENG_MAX_FACTS];
     for (uint32_t i = 0; i < n; i++)

@@ -20,15 +20,19 @@ static void add_result(results *sum, const eng_result *result) {
     sum->checks = hash_mix(sum->checks ^ result->check) + HASH_STEP;
 }
 
-/* Sizes of the cache and of launches, and the code path. */
-static int agree_on_info(eng_ranks *ranks, const eng_backend_info *info, err *e) {
+/* All ranks are ready, with the same sizes of cache and launches, and the same code path. */
+static int get_ready(eng_ranks *ranks, const eng_backend_info *info, err *e) {
     const uint64_t sizes[] = {info->n_slots,    info->n_blocks,   info->n_planes,   info->n_rows,
                               info->max_launch, info->max_logits, info->max_flights};
     const eng_fact facts[] = {
         {"the sizes of the backend", hash_seeded(0, sizes, sizeof sizes)},
         {"the kernels", hash_seeded(0, info->kernels, strlen(info->kernels))},
     };
-    return eng_ranks_agree(ranks, facts, ARRAY_LEN(facts), e);
+    ranks->state->ended = false;
+    ranks->ready = false;
+    if (eng_ranks_agree(ranks, facts, ARRAY_LEN(facts), e) != 0) return -1;
+    ranks->ready = true;
+    return 0;
 }
 
 /* ---- rank 0 ---- */
@@ -89,9 +93,7 @@ static const eng_backend_ops leader_ops = {leader_launch, leader_wait, leader_cl
 int eng_ranks_wrap(eng_backend **backend, eng_ranks *ranks, err *e) {
     leader *self = calloc(1, sizeof *self);
     if (self == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for ranks");
-    ranks->state->ended = false;
-    if (eng__wire_room(&self->wire, FIRST, e) != 0 ||
-        agree_on_info(ranks, &(*backend)->info, e) != 0) {
+    if (eng__wire_room(&self->wire, FIRST, e) != 0 || get_ready(ranks, &(*backend)->info, e) != 0) {
         eng__wire_deinit(&self->wire);
         free(self);
         return -1;
@@ -172,9 +174,8 @@ static int run_all(follower *self, err *e) {
 
 int eng_ranks_follow(eng_backend *backend, eng_ranks *ranks, err *e) {
     follower self = {.backend = backend, .ranks = ranks};
-    ranks->state->ended = false;
     int rc = eng__wire_room(&self.wire, FIRST, e);
-    if (rc == 0) rc = agree_on_info(ranks, &backend->info, e);
+    if (rc == 0) rc = get_ready(ranks, &backend->info, e);
     if (rc == 0) rc = run_all(&self, e);
     eng__wire_deinit(&self.wire);
     return rc;

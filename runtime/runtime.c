@@ -186,6 +186,7 @@ static int open_backend(runtime *self, const runtime_opts *opts, err *e) {
         .own_state0 = opts->initial_state != NULL,
         .state0 = opts->initial_state && strcmp(opts->initial_state, "zero") == 0 ? STATE_ZERO
                                                                                   : STATE_SEEDED,
+        .ranks = self->ranks,
     };
     const char *device = opts->device ? opts->device : "auto";
     if (strcmp(device, "fake") == 0)
@@ -204,28 +205,76 @@ static int open_backend(runtime *self, const runtime_opts *opts, err *e) {
     return eng_cpu_open(&self->backend, self->model, &backend, e);
 }
 
-int runtime_open(runtime *out, const runtime_opts *opts, err *e) {
+/* A launcher starts the same command several times; one that knows nothing of ranks would run as
+ * often. */
+static int open_ranks(runtime *self, const runtime_opts *opts, err *e) {
+    uint32_t rank, n;
+    bool fake = opts->device && strcmp(opts->device, "fake") == 0;
+    if (!eng_ranks_expected(&rank, &n)) return 0;
+    if (!opts->ranks || fake) {
+        return err_set(e, ERR_USAGE, NULL,
+                       "%u processes were started together, but %s runs in one only", n,
+                       fake ? "--device fake" : "this command");
+    }
+    if (eng_ranks_open(&self->ranks, e) != 0) return -1;
+    if (self->ranks && opts->rank_seconds) self->ranks->patience_s = (uint32_t)opts->rank_seconds;
+    return 0;
+}
+
+static int open_model(runtime *out, const runtime_opts *opts, err *e) {
     *out = (runtime){0};
-    if (model_open(&out->model, opts->model, e) != 0) goto fail;
+    if (open_ranks(out, opts, e) != 0) return -1;
+    return model_open(&out->model, opts->model, e);
+}
+
+static int open_engine(runtime *out, const runtime_opts *opts, err *e) {
     const model_plan *plan = model_plan_of(out->model);
+    if (check_exit(opts, plan, e) != 0 || check_loops(opts, plan, e) != 0) return -1;
+    if (check_state0(opts, plan, e) != 0) return -1;
+    if (fill_sched(&out->sched, opts, plan, e) != 0) return -1;
+    return open_backend(out, opts, e);
+}
+
+int runtime_open(runtime *out, const runtime_opts *opts, err *e) {
+    if (open_model(out, opts, e) != 0) goto fail;
     if (opts->no_tokenizer) {
         (void)snprintf(out->no_tokenizer, RUNTIME_WHY, "--no-tokenizer was given");
-    } else if (runtime_open_tokenizer(&out->tokenizer, opts->model, plan->vocab_size,
-                                      out->no_tokenizer, e) != 0) {
+    } else if (runtime_open_tokenizer(&out->tokenizer, opts->model,
+                                      model_plan_of(out->model)->vocab_size, out->no_tokenizer,
+                                      e) != 0) {
         goto fail;
     }
-    if (check_exit(opts, plan, e) != 0 || check_loops(opts, plan, e) != 0) goto fail;
-    if (check_state0(opts, plan, e) != 0) goto fail;
-    if (fill_sched(&out->sched, opts, plan, e) != 0) goto fail;
-    if (open_backend(out, opts, e) != 0) goto fail;
+    if (open_engine(out, opts, e) != 0) goto fail;
+    if (out->ranks && eng_ranks_wrap(&out->backend, out->ranks, e) != 0) goto fail;
     return 0;
 fail:
     runtime_close(out);
     return -1;
 }
 
+void runtime_say_rank(const runtime *self) {
+    const eng_ranks *ranks = self->ranks;
+    const eng_backend_info *info = &self->backend->info;
+    if (ranks == NULL) return;
+    log_line(LOG_INFO,
+             "rank %u of %u by %s: device %s, kernels %s, %u thread%s, %.1f MB of weights",
+             ranks->rank, ranks->n, ranks->carrier, info->device, info->kernels, info->threads,
+             info->threads == 1 ? "" : "s", (double)info->weight_bytes / 1e6);
+}
+
+int runtime_follow(const runtime_opts *opts, err *e) {
+    runtime self;
+    int rc = open_model(&self, opts, e);
+    if (rc == 0) rc = open_engine(&self, opts, e);
+    if (rc == 0) runtime_say_rank(&self);
+    if (rc == 0) rc = eng_ranks_follow(self.backend, self.ranks, e);
+    runtime_close(&self);
+    return rc;
+}
+
 void runtime_close(runtime *self) {
     eng_backend_close(self->backend);
+    eng_ranks_close(self->ranks);
     tokenizer_close(self->tokenizer);
     model_close(self->model);
     *self = (runtime){0};

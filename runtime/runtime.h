@@ -4,6 +4,7 @@
 #define FATHOM_RUNTIME_H
 
 #include "base/options.h"
+#include "engine/ranks.h"
 #include "model/model.h"
 #include "scheduler/scheduler.h"
 #include "text/tokenizer.h"
@@ -16,9 +17,11 @@ typedef struct {
     bool packed_cache, no_tokenizer;
     uint64_t threads, cache_bytes, max_loops, max_rows, max_running, chunk, wait_bound;
     uint64_t prompt_min_loops;
-    uint64_t min_loops; /* --min-loops, which the command puts into its requests */
-    uint64_t fake_us;   /* device "fake": µs to sleep per coda launch */
-    opt_real threshold; /* of the exit rule, as people write it */
+    uint64_t min_loops;    /* --min-loops, which the command puts into its requests */
+    uint64_t fake_us;      /* device "fake": µs to sleep per coda launch */
+    opt_real threshold;    /* of the exit rule, as people write it */
+    uint64_t rank_seconds; /* most that a rank may be silent */
+    bool ranks;            /* run over all ranks, if a launcher started several processes */
 } runtime_opts;
 
 enum { RUNTIME_WHY = 400 }; /* bytes of a reason, its end included */
@@ -27,6 +30,7 @@ typedef struct {
     model_folder *model;
     tokenizer *tokenizer; /* NULL if the folder has no usable tokenizer, or with no_tokenizer */
     char no_tokenizer[RUNTIME_WHY]; /* the reason for NULL; "" if the folder has no tokenizer */
+    eng_ranks *ranks;               /* NULL: this process alone */
     eng_backend *backend;
     sched_opts sched; /* from runtime_opts and the model */
 } runtime;
@@ -36,6 +40,11 @@ typedef struct {
  * everything is closed again. */
 int runtime_open(runtime *out, const runtime_opts *opts, err *e) WARN_UNUSED;
 void runtime_close(runtime *self);
+/* Ranks above 0 (eng_ranks_expected) call this instead, with the options of rank 0: it runs the
+ * launches of rank 0 until that closes its runtime, or ERR_DEVICE. */
+int runtime_follow(const runtime_opts *opts, err *e) WARN_UNUSED;
+/* Logs this rank, its device and its weights; nothing in a process of its own. */
+void runtime_say_rank(const runtime *self);
 /* Opens the folder's tokenizer. Without one *out is unchanged and why_not is "". An unusable one
  * causes a warning: *out is unchanged and why_not holds the reason. */
 int runtime_open_tokenizer(tokenizer **out, const char *dir, uint32_t vocab_size,

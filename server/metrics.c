@@ -214,6 +214,26 @@ static void write_info(metric_page *page, const srv *server) {
         server->model.sched.ceiling_loops);
 }
 
+/* The ranks are the engine thread's, but their counters any thread's. */
+static void write_ranks(metric_page *page, const srv *server) {
+    const eng_ranks *ranks = server->model.ranks;
+    one(page, "fathom_ranks", "gauge", "Processes that run the model together.",
+        ranks ? ranks->n : 1);
+    if (ranks == NULL) return;
+    eng_ranks_counts counts = eng_ranks_read(ranks);
+    one(page, "fathom_rank_gathers_total", "counter",
+        "Times that this rank has gathered the columns of all ranks.", (double)counts.gathers);
+    one(page, "fathom_rank_messages_total", "counter", "Messages received in gathers.",
+        (double)counts.messages);
+    one(page, "fathom_rank_bytes_total", "counter", "Bytes received in gathers.",
+        (double)counts.bytes);
+    one(page, "fathom_rank_seconds_total", "counter",
+        "Time spent in gathers, waiting for other ranks included, in seconds.",
+        (double)counts.ns * 1e-9);
+    one(page, "fathom_rank_launch_bytes_total", "counter",
+        "Bytes of launches sent to each other rank.", (double)counts.launch_bytes);
+}
+
 static void write_depth(metric_page *page, const srv *server, const sched_stats *st) {
     static const char *const stages[] = {"prelude", "recurrent", "coda"};
     unsigned loops = server->model.sched.ceiling_loops;
@@ -374,6 +394,7 @@ void srv_metrics_write(srv *server, buf *out) {
     write_labels(&page, server->api ? api_model_name(server->api) : "");
     write_vllm(&page, server, &st);
     write_info(&page, server);
+    write_ranks(&page, server);
     write_depth(&page, server, &st);
     write_cache(&page, &st);
     srv_tenants_write(server, out, page.labels);

@@ -260,16 +260,20 @@ static void keep_freed_memory_small(void) {
     (void)mallopt(M_ARENA_MAX, 2);
 }
 
+void server_set_log(const server_opts *opts) {
+    log_level level = LOG_INFO;
+    log_format format = LOG_AUTO;
+    if (log_level_find(opts->log_level, &level) == 0) log_set_level(level);
+    if (log_format_find(opts->log_format, &format) == 0) log_set_format(format);
+    progress_into_log();
+}
+
 int server_run(const server_opts *opts) {
     srv *server = calloc(1, sizeof *server);
     if (server == NULL) return EXIT_FAILED;
     server->opts = *opts;
     server->start_ns = clock_ns();
-    log_level level = LOG_INFO;
-    log_format format = LOG_AUTO;
-    if (log_level_find(server->opts.log_level, &level) == 0) log_set_level(level);
-    if (log_format_find(server->opts.log_format, &format) == 0) log_set_format(format);
-    progress_into_log();
+    server_set_log(opts);
     if (opts->model_why) log_line(LOG_INFO, "%s", opts->model_why);
     if (getrandom(&server->id_seed, sizeof server->id_seed, 0) != (ssize_t)sizeof server->id_seed)
         server->id_seed = server->start_ns;

@@ -30,6 +30,8 @@ typedef struct {
 server_opts server_opts_default(void);
 /* Tells the libraries of the HTTP side. */
 void server_libraries(version_sink put, void *ud);
+/* Sets level and format of the log. */
+void server_set_log(const server_opts *opts);
 /* Serves on the calling thread until a signal ends it. Borrows the texts in opts. Prints a failure
  * and returns the exit status of the process. */
 int server_run(const server_opts *opts);

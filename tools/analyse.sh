@@ -6,7 +6,7 @@
 set -u
 cd "$(dirname "$0")/.."
 flags=(-std=c11 -D_GNU_SOURCE -DFATHOM_VERSION='"0"' -fno-strict-aliasing -Wno-psabi -I. ${CFLAGS:-})
-read -ra files <<<"${FILES:-$(find base model text engine scheduler runtime api server loadgen cli -name '*.c' -not -path 'engine/cuda/*' | sort | tr '\n' ' ')}"
+read -ra files <<<"${FILES:-$(find base model text engine scheduler runtime api server loadgen cli -name '*.c' -not -path 'engine/cuda/*' -not -path 'engine/mpi/*' | sort | tr '\n' ' ')}"
 jobs=$(nproc)
 failed=0
 log=$(mktemp)

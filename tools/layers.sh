@@ -53,6 +53,7 @@ lib() { # header pattern, rooms allowed
 lib 'uv\.h' server loadgen
 lib 'microhttpd\.h' server
 lib 'curl/' loadgen
+lib 'mpi\.h' engine
 lib 'pcre2\.h' text
 lib 'utf8proc\.h' text
 lib 'pthread\.h' base model engine scheduler server

@@ -363,12 +363,13 @@ int eng_cpu_open(eng_backend **out, const model_folder *model, const eng_backend
     eng_backend_info *info = &cpu->base.info;
     machine here;
     machine_read(&here);
+    if (eng__share_machine(cpu, &here, e) != 0) goto fail;
     if (opts->threads) (void)snprintf(info->why_threads, sizeof info->why_threads, "--threads");
     else (void)machine_why_threads(&here, info->why_threads);
     set_geometry(cpu);
     set_forms(cpu);
     if (eng__agree_kernels(cpu, e) != 0) goto fail;
-    if (eng__pool_create(&cpu->pool, opts->threads, e) != 0) goto fail;
+    if (eng__pool_create(&cpu->pool, cpu->opts.threads, e) != 0) goto fail;
     if (eng__load_weights(cpu, e) != 0) goto fail;
     if (eng__tables_init(cpu, e) != 0) goto fail;
     if (take_scratch(cpu, e) != 0) goto fail;

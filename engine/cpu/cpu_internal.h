@@ -6,6 +6,7 @@
 #ifndef FATHOM_CPU_INTERNAL_H
 #define FATHOM_CPU_INTERNAL_H
 
+#include "base/machine.h"
 #include "base/progress.h"
 #include "engine/backend_internal.h"
 #include "engine/ranks.h"
@@ -368,6 +369,8 @@ void eng__ffn_moe(eng__cpu *cpu, const eng__layer *layer);
 void eng__gather_ranks(eng__cpu *cpu, const eng_columns *parts, uint32_t n);
 /* Chooses the kernels: of the options, or for all ranks those of rank 0. */
 int eng__agree_kernels(eng__cpu *cpu, err *e) WARN_UNUSED;
+/* Leaves this rank its part of a machine that several ranks share. */
+int eng__share_machine(eng__cpu *cpu, machine *here, err *e) WARN_UNUSED;
 /* Takes the memory of the largest gather. */
 int eng__reserve_gathers(eng__cpu *cpu, err *e) WARN_UNUSED;
 /* eng_result.check of the launch in progress. */

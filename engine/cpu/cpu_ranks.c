@@ -27,6 +27,19 @@ int eng__agree_kernels(eng__cpu *cpu, err *e) {
                    name);
 }
 
+int eng__share_machine(eng__cpu *cpu, machine *here, err *e) {
+    eng_ranks *ranks = cpu->opts.ranks;
+    uint32_t same_cores, same_machine;
+    if (ranks == NULL) return 0;
+    if (eng_ranks_alike(ranks, machine_cores_identity(), &same_cores, e) != 0 ||
+        eng_ranks_alike(ranks, machine_identity(), &same_machine, e) != 0) {
+        return -1;
+    }
+    machine_divide(here, same_cores, same_machine);
+    if (cpu->opts.threads == 0) cpu->opts.threads = machine_threads(here);
+    return 0;
+}
+
 int eng__reserve_gathers(eng__cpu *cpu, err *e) {
     const model_plan *plan = &cpu->plan;
     size_t rows = cpu->opts.max_launch;
