@@ -64,22 +64,9 @@ static uint64_t text_hash(const char *text) {
     return hash_seeded(0, text, strlen(text));
 }
 
-/* Threads may differ, and with them why they were chosen. `ranks` is a pointer. */
-static uint64_t opts_hash(const eng_backend_opts *opts) {
-    const uint64_t values[] = {
-        opts->max_loops,
-        opts->n_rows,
-        opts->max_launch,
-        opts->max_logits,
-        opts->cache_bytes,
-        opts->max_positions,
-        (uint64_t)opts->cache_dtype,
-        (uint64_t)opts->weights,
-        opts->prompt_chunk,
-        (uint64_t)opts->exit,
-        (uint64_t)opts->state0,
-    };
-    return hash_seeded(0, values, sizeof values);
+static uint64_t number_hash(uint64_t one, uint64_t other) {
+    const uint64_t both[] = {one, other};
+    return hash_seeded(0, both, sizeof both);
 }
 
 static int plan_hash(const model_plan *plan, uint64_t *hash, err *e) {
@@ -100,8 +87,17 @@ int eng_ranks_agree_model(eng_ranks *ranks, const model_folder *model, const eng
         {"the version of the program", text_hash(FATHOM_VERSION)},
         {"the device", text_hash(device)},
         {"the configuration of the model", config},
-        {"the options of the engine", opts_hash(opts)},
         {"the weights", model_fingerprint(model)},
+        {"the format of the weights (--weights)", number_hash(opts->weights, 0)},
+        {"the most loops of a token (--max-loops)", number_hash(opts->max_loops, 0)},
+        {"the rows of a launch (--max-rows)", number_hash(opts->max_launch, opts->max_logits)},
+        {"the number of row states (--max-running)", number_hash(opts->n_rows, 0)},
+        {"the size of the cache (--kv-memory)", number_hash(opts->cache_bytes, 0)},
+        {"the format of the cache (--kv-dtype)", number_hash(opts->cache_dtype, 0)},
+        {"the length of a sequence", number_hash(opts->max_positions, 0)},
+        {"the prompt chunk (--chunk)", number_hash(opts->prompt_chunk, 0)},
+        {"the exit rule (--exit-rule)", number_hash(opts->exit, 0)},
+        {"the initial state (--initial-state)", number_hash(opts->state0, 0)},
     };
     return eng_ranks_agree(ranks, facts, ARRAY_LEN(facts), e);
 }

@@ -235,6 +235,16 @@ static int open_engine(runtime *out, const runtime_opts *opts, err *e) {
     return open_backend(out, opts, e);
 }
 
+static void say_rank(const runtime *self) {
+    const eng_ranks *ranks = self->ranks;
+    const eng_backend_info *info = &self->backend->info;
+    if (ranks == NULL) return;
+    log_line(LOG_INFO,
+             "rank %u of %u by %s: device %s, kernels %s, %u thread%s, %.1f MB of weights",
+             ranks->rank, ranks->n, ranks->carrier, info->device, info->kernels, info->threads,
+             info->threads == 1 ? "" : "s", (double)info->weight_bytes / 1e6);
+}
+
 int runtime_open(runtime *out, const runtime_opts *opts, err *e) {
     if (open_model(out, opts, e) != 0) goto fail;
     if (opts->no_tokenizer) {
@@ -246,27 +256,18 @@ int runtime_open(runtime *out, const runtime_opts *opts, err *e) {
     }
     if (open_engine(out, opts, e) != 0) goto fail;
     if (out->ranks && eng_ranks_wrap(&out->backend, out->ranks, e) != 0) goto fail;
+    say_rank(out);
     return 0;
 fail:
     runtime_close(out);
     return -1;
 }
 
-void runtime_say_rank(const runtime *self) {
-    const eng_ranks *ranks = self->ranks;
-    const eng_backend_info *info = &self->backend->info;
-    if (ranks == NULL) return;
-    log_line(LOG_INFO,
-             "rank %u of %u by %s: device %s, kernels %s, %u thread%s, %.1f MB of weights",
-             ranks->rank, ranks->n, ranks->carrier, info->device, info->kernels, info->threads,
-             info->threads == 1 ? "" : "s", (double)info->weight_bytes / 1e6);
-}
-
 int runtime_follow(const runtime_opts *opts, err *e) {
     runtime self;
     int rc = open_model(&self, opts, e);
     if (rc == 0) rc = open_engine(&self, opts, e);
-    if (rc == 0) runtime_say_rank(&self);
+    if (rc == 0) say_rank(&self);
     if (rc == 0) rc = eng_ranks_follow(self.backend, self.ranks, e);
     runtime_close(&self);
     return rc;

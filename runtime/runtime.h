@@ -43,8 +43,6 @@ void runtime_close(runtime *self);
 /* Ranks above 0 (eng_ranks_expected) call this instead, with the options of rank 0: it runs the
  * launches of rank 0 until that closes its runtime, or ERR_DEVICE. */
 int runtime_follow(const runtime_opts *opts, err *e) WARN_UNUSED;
-/* Logs this rank, its device and its weights; nothing in a process of its own. */
-void runtime_say_rank(const runtime *self);
 /* Opens the folder's tokenizer. Without one *out is unchanged and why_not is "". An unusable one
  * causes a warning: *out is unchanged and why_not holds the reason. */
 int runtime_open_tokenizer(tokenizer **out, const char *dir, uint32_t vocab_size,

@@ -81,7 +81,6 @@ static void say_ready(const srv *server, const eng_backend_info *info) {
     log_line(LOG_INFO, "device %s, kernels %s, %u thread%s%s%s, %.1f MB of weights", info->device,
              info->kernels, info->threads, info->threads == 1 ? "" : "s",
              info->why_threads[0] ? ": " : "", info->why_threads, (double)info->weight_bytes / 1e6);
-    runtime_say_rank(&server->model);
     /* So many positions fit if every position runs every loop. */
     double planes = plan_planes(plan, plan->loops_default);
     log_line(LOG_INFO,

@@ -4,8 +4,9 @@
 
 #include "engine/ranks.h"
 
-/* The doors of the plug-in, found by name (ranks_open.c). expected: ranks that the launcher has
- * started. Once per process; any thread, and the calls of eng_ranks on one thread at a time. */
+/* The doors of the plug-in, found by name (ranks_open.c). expected: ranks started by
+ * the launcher. Once per process; any thread, and the calls of eng_ranks on one thread at a time.
+ */
 extern const char eng__mpi_plugin_version[];
 int eng__mpi_plugin_open(eng_ranks **out, uint32_t expected, err *e) WARN_UNUSED;
 

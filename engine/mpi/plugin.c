@@ -1,12 +1,10 @@
 /* plugin.c - fathom-mpi.so: ranks are the processes of an MPI job.
  *
- * Bytes go from rank to rank as plain messages, tested for until they are there: so a wait can
- * sleep, has an end, and notices a lost rank. Collective calls of MPI are not used, because the
- * order of their sums and messages is the library's choice.
+ * Bytes go from rank to rank as plain messages. A wait tests for them, so it can sleep, has an end,
+ * and notices a lost rank. No collective call of MPI is used: the library chooses its order.
  *
- * A process that disappears is noticed by a thread that waits for its pidfd, on the same machine;
- * on another one by mpirun, which then ends all. That thread ends this process, since rank 0's
- * launches cannot go on without all ranks, and may be waiting inside a device. */
+ * A thread waits for the end of the other processes (watch.c) and then ends this one: a launch
+ * cannot go on without all ranks. Processes of other machines are mpirun's to watch. */
 #include "base/clock.h"
 #include "base/machine.h"
 #include "engine/mpi/mpi_internal.h"
@@ -22,9 +20,9 @@ const char eng__mpi_plugin_version[] = FATHOM_VERSION;
 
 enum {
     TAG = 1,
-    YIELD_NS = 200000,      /* of waiting with the processor at hand; launches follow that fast */
+    YIELD_NS = 200000,      /* keeps the processor at hand: launches follow this fast */
     NAP_LEAST_NS = 50000,   /* then naps, each twice as long as the one before */
-    NAP_MOST_NS = 1000000,  /* the most that a launch after a pause waits for a follower */
+    NAP_MOST_NS = 1000000,  /* delays the first launch after a pause by as much at most */
     GATHER_NAP_NS = 100000, /* the same for a gather: a rank is late, not idle */
 };
 
@@ -158,8 +156,10 @@ static int start_watch(mpi_ranks *self, err *e) {
 
 static int join(mpi_ranks *self, uint32_t expected, err *e) {
     int rank = 0, n = 0, level;
-    /* One process reading the memory of another is what fathom serve has the kernel refuse. */
+    /* Else one process reads the memory of another, and the sandbox of the server refuses it. */
     (void)setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
+    /* Else Open MPI catches SIGBUS and others, which base/mapped.h turns into a sentence. */
+    (void)setenv("OMPI_MCA_opal_signal", "", 0);
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &level) != MPI_SUCCESS ||
         MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN) != MPI_SUCCESS ||
         MPI_Comm_rank(MPI_COMM_WORLD, &rank) != MPI_SUCCESS ||

@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { OWN_WORD_NS = 100000000 }; /* for a rank that is about to end with a reason of its own */
+enum { OWN_WORD_NS = 100000000 }; /* for a reason of this rank's own, if it is about to end */
 
 struct eng__mpi_watch {
     pthread_t thread;

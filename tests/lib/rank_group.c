@@ -26,14 +26,14 @@ typedef struct {
 static bool meet(meeting *met) {
     pthread_mutex_lock(&met->lock);
     uint64_t turn = met->turn;
-    if (++met->here == met->n) {
+    if (!met->lost && ++met->here == met->n) {
         met->here = 0;
         met->turn++;
         pthread_cond_broadcast(&met->all_here);
     }
     while (turn == met->turn && !met->lost)
         pthread_cond_wait(&met->all_here, &met->lock);
-    bool good = !met->lost;
+    bool good = turn != met->turn; /* all were here, even if one has ended since */
     pthread_mutex_unlock(&met->lock);
     return good;
 }

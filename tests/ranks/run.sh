@@ -1,0 +1,207 @@
+#!/bin/sh
+# One model over the processes of mpirun (Open MPI): answers have the bits of one process, signals and losses end all of them,
+# and two network namespaces stand for two machines. Bits of every family, policy and format of weights: tests/golden/test_ranks.c.
+# Exit 77 without Open MPI (openmpi-bin, libopenmpi-dev); the part with two networks needs root and ip.
+set -eu
+cd "$(dirname "$0")/../.."
+command -v mpirun >/dev/null && mpirun --version 2>/dev/null | grep -q 'Open MPI' || { echo "skipped: no mpirun of Open MPI (openmpi-bin)"; exit 77; }
+[ -e build/fathom-mpi.so ] || { echo "skipped: built without mpi.h, so there is no fathom-mpi.so (libopenmpi-dev)"; exit 77; }
+fathom=$PWD/build/release/fathom
+port=$((20000 + $$ % 20000))
+dir=$(mktemp -d /tmp/fathom-ranks-XXXXXX)
+mpirun_pid=
+networks=
+export FATHOM="$fathom" TMPDIR="$dir"
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+fail() { echo "FAIL: $*"; [ ! -s "$dir/log" ] || tail -20 "$dir/log"; exit 1; }
+clean() {
+    [ -z "$mpirun_pid" ] || kill -9 "$mpirun_pid" 2>/dev/null || :
+    for pid in $(ranks_of_server); do kill -9 "${pid#*:}" 2>/dev/null || :; done
+    for net in $networks; do ip netns del "$net" 2>/dev/null || :; done
+    rm -rf "$dir"
+}
+# RANK:PID of each living process of the server.
+ranks_of_server() {
+    for pid in $(pgrep -f "serve .* --port $port"); do
+        [ "$(readlink "/proc/$pid/exe" 2>/dev/null)" = "$fathom" ] || continue
+        echo "$(tr '\0' '\n' <"/proc/$pid/environ" | sed -n 's/^OMPI_COMM_WORLD_RANK=//p'):$pid"
+    done
+}
+pid_of() { ranks_of_server | sed -n "s/^$1://p"; }
+over() { n=$1; shift; timeout 60 mpirun -n "$n" "$fathom" "$@"; }
+trap clean EXIT
+
+# ---- answers of several processes have the bits of one ----
+
+same_logits() { # RANKS MODEL OPTIONS...
+    n=$1 model=$2; shift 2
+    echo '[[1,7,3,9,12,5,2,8,11,4,6,10],[3,1,4,1,5]]' >"$dir/ids"
+    "$fathom" score --model "$model" --ids "$dir/ids" --device cpu --logits "$dir/one" "$@" >"$dir/one.txt" 2>/dev/null || fail "score $model $*"
+    over "$n" score --model "$model" --ids "$dir/ids" --device cpu --logits "$dir/many" "$@" >"$dir/many.txt" 2>"$dir/log" \
+        || fail "score $model $* on $n ranks"
+    [ -s "$dir/one" ] || fail "no logits of $model"
+    cmp -s "$dir/one" "$dir/many" || fail "logits of $model $* differ on $n ranks"
+    cmp -s "$dir/one.txt" "$dir/many.txt" || fail "depths of $model $* differ on $n ranks"
+    echo "ok   $model on $n ranks $*"
+}
+mythos=tests/golden/cases families=tests/golden/families
+same_logits 2 $mythos/mla --halted-kv exact
+same_logits 3 $mythos/mla --weights int8 --halted-kv last
+same_logits 4 $mythos/gqa --weights bf16 --halted-kv exact
+same_logits 3 $mythos/gqa --halted-kv last
+same_logits 2 $families/ouro --halted-kv exact
+same_logits 4 $families/ouro --weights int8 --halted-kv last
+for family in huginn nanbeige parcae retro_llama retro_olmo; do same_logits 3 $families/$family; done
+
+generate() { "$@" generate --model models/demo --device cpu --prompt 'In the beginning' --max-tokens 48 --temperature 0.8 --seed 5 --json 2>"$dir/log"; }
+generate "$fathom" >"$dir/one.json" || fail "generate"
+generate over 2 >"$dir/many.json" || fail "generate on 2 ranks"
+[ "$(jq -c '[.text,.ids,.depths]' "$dir/one.json")" = "$(jq -c '[.text,.ids,.depths]' "$dir/many.json")" ] || fail "generate differs on 2 ranks"
+jq -e '.ranks.n == 2 and .ranks.gathers > 0 and .ranks.messages == .ranks.gathers and .ranks.bytes > 0' "$dir/many.json" >/dev/null || fail "counts of generate"
+echo "ok   generate on 2 ranks"
+
+over 2 bench engine --model models/demo --device cpu --max-concurrency 2 --repeat 1 --input-len 8 --output-len 4 --modes full --json \
+    >"$dir/bench.json" 2>"$dir/log" || fail "bench engine on 2 ranks"
+jq -e '.ranks.gathers > 0 and (.runs[0].tokens > 0)' "$dir/bench.json" >/dev/null || fail "counts of bench engine"
+echo "ok   bench engine on 2 ranks"
+
+# ---- ranks that do not go together ----
+
+refused() { # WORDS, arguments of mpirun...
+    words=$1; shift
+    if timeout 60 mpirun "$@" >"$dir/log" 2>&1; then fail "not refused: $*"; fi
+    grep -qF -- "$words" "$dir/log" || fail "expected '$words'"
+    echo "ok   refused: $words"
+}
+one="$fathom generate --model models/demo --device cpu --prompt a --max-tokens 1"
+# shellcheck disable=SC2086
+{
+    refused "differ in the format of the weights (--weights)" -n 1 $one : -n 1 $one --weights int8
+    refused "differ in the configuration of the model" -n 1 $one : -n 1 $one --model models/hops
+    refused "this command runs in one only" -n 2 "$fathom" compare --model models/demo --text models/demo/held_out.txt
+    refused "--device fake runs in one only" -n 2 "$fathom" serve --model models/demo --device fake --port $port
+}
+
+# ---- a server ----
+
+start() { # RANKS OPTIONS...: through the script that passes signals on
+    n=$1; shift
+    deploy/ranks/fathom-ranks "$n" serve --model models/demo --device cpu --port $port "$@" >"$dir/log" 2>&1 &
+    mpirun_pid=$!
+    wait_ready
+}
+wait_ready() {
+    for _ in $(seq 200); do
+        curl -sf -o /dev/null "http://127.0.0.1:$port/ready" && return
+        kill -0 "$mpirun_pid" 2>/dev/null || fail "the server ended"
+        sleep 0.05
+    done
+    fail "the server is not ready"
+}
+ended() { # STATUS, seconds allowed: the launcher ends with it, and so have all ranks
+    begin=$(date +%s%N) rc=0
+    wait "$mpirun_pid" || rc=$?
+    mpirun_pid=
+    took=$((($(date +%s%N) - begin) / 1000000))
+    [ "$rc" -eq "$1" ] || fail "status $rc, expected $1"
+    [ "$took" -le "$2" ] || fail "it took $took ms, expected $2 at most"
+    [ -z "$(ranks_of_server)" ] || fail "a rank still runs: $(ranks_of_server)"
+}
+streams() { # FILE: texts and depths of 8 requests at once
+    for i in 1 2 3 4 5 6 7 8; do
+        curl -sN "http://127.0.0.1:$port/v1/completions" -H 'Content-Type: application/json' \
+            -d "{\"prompt\":\"And the sons of number $i\",\"max_tokens\":$((20 + i)),\"temperature\":0.7,\"seed\":$i,\"stream\":true,\"return_depth\":true}" \
+            >"$dir/stream$i" &
+        pids="${pids:-} $!"
+    done
+    # shellcheck disable=SC2086
+    wait $pids
+    pids=
+    for i in 1 2 3 4 5 6 7 8; do sed -n 's/^data: {/{/p' "$dir/stream$i" | jq -c '[.choices[]? | [.text, .depth, .depths, .finish_reason]]'; done >"$1"
+}
+"$fathom" serve --model models/demo --device cpu --port $port >"$dir/log" 2>&1 &
+mpirun_pid=$!
+wait_ready
+streams "$dir/alone"
+kill -TERM "$mpirun_pid"
+wait "$mpirun_pid" || fail "one process"
+start 2 --drain-seconds 20
+streams "$dir/together"
+[ "$(wc -l <"$dir/alone")" -gt 150 ] || fail "the streams are short"
+cmp -s "$dir/alone" "$dir/together" || fail "8 streams differ on 2 ranks"
+curl -s "http://127.0.0.1:$port/metrics" >"$dir/metrics"
+grep -qE '^fathom_ranks\{.*\} 2$' "$dir/metrics" || fail "no fathom_ranks"
+grep -qE '^fathom_rank_bytes_total\{.*\} [1-9]' "$dir/metrics" || fail "no bytes of gathers"
+grep -q 'rank 1 of 2 by mpi: device cpu' "$dir/log" || fail "rank 1 does not say what it holds"
+long='{"prompt":"In the beginning","max_tokens":600,"ignore_eos":true,"stream":true}'
+stream_long() {
+    curl -sN "http://127.0.0.1:$port/v1/completions" -H 'Content-Type: application/json' -d "$long" >"$dir/long" &
+    curl_pid=$!
+    for _ in $(seq 200); do [ ! -s "$dir/long" ] || return 0; sleep 0.02; done
+    fail "the long stream does not begin"
+}
+stream_long
+kill -TERM "$mpirun_pid"
+ended 0 20000
+wait "$curl_pid" || fail "the drained stream was cut"
+grep -q '\[DONE\]' "$dir/long" || fail "the drained stream has no end"
+echo "ok   8 streams on 2 ranks; SIGTERM drains and ends with 0"
+
+lost_rank() { # what is killed, busy or idle
+    start 3
+    [ "$2" = idle ] || stream_long
+    kill -9 "$(pid_of "$1")"
+    ended 137 2000
+    [ "$2" = idle ] || wait "$curl_pid" || :
+    grep -q "of 3: the process of rank $1 has ended, so this one ends too" "$dir/log" || fail "no sentence about rank $1"
+    echo "ok   kill -9 of rank $1, $2: all end within 2 s"
+}
+lost_rank 1 busy
+lost_rank 2 idle
+lost_rank 0 busy
+
+# ---- two networks: messages go over TCP, and a rank behind a cut cable is noticed ----
+
+if [ "$(id -u)" -ne 0 ] || ! command -v ip >/dev/null || ! ip netns add fathom-ranks-a$$ 2>/dev/null; then
+    echo "skip two networks: needs root and ip netns"
+    exit 0
+fi
+near=fathom-ranks-a$$ far=fathom-ranks-b$$
+networks="$near $far"
+ip netns add $far
+ip link add veth-a netns $near type veth peer name veth-b netns $far
+for end in "$near veth-a 10.99.7.1" "$far veth-b 10.99.7.2"; do
+    # shellcheck disable=SC2086
+    set -- $end
+    ip -n "$1" addr add "$3/24" dev "$2"
+    ip -n "$1" link set lo up
+    ip -n "$1" link set "$2" up
+done
+printf '#!/bin/sh\nshift\nexec ip netns exec %s sh -c "$*"\n' $far >"$dir/agent" # HOST COMMAND
+chmod +x "$dir/agent"
+net=10.99.7.0/24
+across() {
+    timeout 60 ip netns exec $near mpirun --mca plm_rsh_agent "$dir/agent" --mca btl tcp,self --mca btl_tcp_if_include $net \
+        --mca oob_tcp_if_include $net --host 10.99.7.1:1,10.99.7.2:1 -n 2 "$fathom" "$@"
+}
+received() { ip netns exec $near cat /proc/net/dev | sed -n 's/^ *veth-a: *\([0-9]*\) .*/\1/p'; }
+before=$(received)
+generate across >"$dir/far.json" || fail "generate over TCP"
+[ "$(jq -c '[.text,.ids,.depths]' "$dir/one.json")" = "$(jq -c '[.text,.ids,.depths]' "$dir/far.json")" ] || fail "generate differs over TCP"
+bytes=$(jq .ranks.bytes "$dir/far.json")
+[ $(($(received) - before)) -ge "$bytes" ] || fail "the network carried fewer than $bytes bytes"
+echo "ok   generate over TCP, $bytes bytes received in gathers"
+
+across serve --model models/demo --device cpu --port $port --rank-seconds 1 >"$dir/log" 2>&1 &
+mpirun_pid=$!
+inside() { ip netns exec $near "$@"; }
+for _ in $(seq 200); do inside curl -sf -o /dev/null "http://127.0.0.1:$port/ready" && break; sleep 0.05; done
+inside curl -sN "http://127.0.0.1:$port/v1/completions" -H 'Content-Type: application/json' -d "$long" >"$dir/long" &
+curl_pid=$!
+for _ in $(seq 200); do [ ! -s "$dir/long" ] || break; sleep 0.02; done
+ip -n $near link set veth-a down
+for _ in $(seq 400); do [ -n "$(pid_of 0)" ] || break; sleep 0.02; done
+[ -z "$(pid_of 0)" ] || fail "rank 0 goes on behind a cut cable"
+grep -q 'another rank has not answered for 1 seconds' "$dir/log" || fail "no sentence about the cut cable"
+wait "$curl_pid" || :
+echo "ok   a cut cable ends rank 0 after --rank-seconds"
