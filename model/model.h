@@ -134,6 +134,17 @@ void model_tensor_read(const model_tensor *tensor, size_t first, size_t n, float
 const char *model_dtype_name(model_dtype dtype); /* "F32" */
 size_t model_dtype_bytes(model_dtype dtype);
 
+/* A tensor of a plan, [rows][cols]; a vector has one column. */
+typedef struct {
+    tensor_place place;
+    model_part part;
+    uint64_t rows, cols;
+    bool optional; /* a head that files may leave out: the embedding then is the head */
+} plan_matrix;
+/* Calls visit for every tensor of a plan, in the order of the file. Needs no weights. */
+void plan_tensors(const model_plan *plan, void (*visit)(void *ud, const plan_matrix *tensor),
+                  void *ud);
+
 typedef struct {
     uint64_t seed;
     model_dtype dtype;

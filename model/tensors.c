@@ -49,3 +49,22 @@ int model__wants(const model_plan *plan, model__visit visit, void *ud) {
     plan->family->tensors(&walk);
     return walk.rc;
 }
+
+typedef struct {
+    void (*visit)(void *ud, const plan_matrix *tensor);
+    void *ud;
+} public_visit;
+
+static int show(void *ud, const model__want *want) {
+    const public_visit *to = ud;
+    const plan_matrix tensor = {want->place, want->part, want->shape[0], want->shape[1],
+                                want->optional};
+    to->visit(to->ud, &tensor);
+    return 0;
+}
+
+void plan_tensors(const model_plan *plan, void (*visit)(void *ud, const plan_matrix *tensor),
+                  void *ud) {
+    public_visit to = {visit, ud};
+    (void)model__wants(plan, show, &to);
+}
