@@ -76,3 +76,22 @@ const char *describe_number(char out[32], uint64_t n) {
     out[at] = 0;
     return out;
 }
+
+const char *describe_scaled(char out[32], uint64_t n, const char *suffix) {
+    static const struct {
+        double over;
+        const char *count, *bytes;
+    } units[] = {{1e12, "T", "TB"}, {1e9, "B", "GB"}, {1e6, "M", "MB"}, {1e3, "k", "kB"}};
+    for (size_t i = 0; i < ARRAY_LEN(units); i++) {
+        double value = (double)n / units[i].over;
+        if (value < 1) continue;
+        (void)snprintf(out, 32,
+                       value < 10    ? "%.3f %s"
+                       : value < 100 ? "%.2f %s"
+                                     : "%.1f %s",
+                       value, suffix[0] ? units[i].bytes : units[i].count);
+        return out;
+    }
+    (void)snprintf(out, 32, "%llu%s%s", (unsigned long long)n, suffix[0] ? " " : "", suffix);
+    return out;
+}

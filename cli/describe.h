@@ -27,5 +27,7 @@ layer_cache describe_layer_cache(const model_plan *plan);
 const char *describe_ratio(char out[32], uint32_t own, uint32_t other);
 /* Digits in groups of three: "98,304". */
 const char *describe_number(char out[32], uint64_t n);
+/* Three or four digits and a fitting unit: "1.064 B", or with the suffix "B" "2.130 GB". */
+const char *describe_scaled(char out[32], uint64_t n, const char *suffix);
 
 #endif

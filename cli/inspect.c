@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "base/machine.h"
 #include "cli/describe.h"
+#include "cli/inspect_ranks.h"
 #include "engine/kernel_bench.h"
 
 #include <stdio.h>
@@ -65,12 +66,21 @@ static uint64_t tokens_that_fit(const folder_facts *facts, double depth) {
     return (uint64_t)((double)facts->for_cache / position_bytes(facts->plan, depth, 2));
 }
 
+static bool runs_all_loops(const model_plan *plan) {
+    return plan->loops_least >= plan->loops_default;
+}
+
+/* The option's mean depth, or without one half of the model's loops. */
+static double mean_depth(const model_plan *plan, double mean) {
+    if (mean > 0) return mean;
+    return runs_all_loops(plan) ? plan->loops_default : (plan->loops_default + 1.0) / 2;
+}
+
 /* Depths to show: the mean, the model's default, and the most that a request may ask for. */
 static void choose_depths(folder_facts *facts, double mean) {
     const model_plan *plan = facts->plan;
-    bool fixed = plan->loops_least >= plan->loops_default;
-    if (mean > 0 || !fixed)
-        facts->depths[facts->n_depths++] = mean > 0 ? mean : (plan->loops_default + 1.0) / 2;
+    if (mean > 0 || !runs_all_loops(plan))
+        facts->depths[facts->n_depths++] = mean_depth(plan, mean);
     facts->depths[facts->n_depths++] = plan->loops_default;
     if (plan_loops_ceiling(plan) > plan->loops_default)
         facts->depths[facts->n_depths++] = plan_loops_ceiling(plan);
@@ -115,26 +125,6 @@ static size_t contexts(const model_plan *plan, uint32_t out[3]) {
 
 /* ---- text ---- */
 
-/* "1.064 B", "2.13 GB": three or four digits and a fitting unit. */
-static const char *scaled(char out[32], uint64_t n, const char *suffix) {
-    static const struct {
-        double over;
-        const char *count, *bytes;
-    } units[] = {{1e12, "T", "TB"}, {1e9, "B", "GB"}, {1e6, "M", "MB"}, {1e3, "k", "kB"}};
-    for (size_t i = 0; i < ARRAY_LEN(units); i++) {
-        double value = (double)n / units[i].over;
-        if (value < 1) continue;
-        (void)snprintf(out, 32,
-                       value < 10    ? "%.3f %s"
-                       : value < 100 ? "%.2f %s"
-                                     : "%.1f %s",
-                       value, suffix[0] ? units[i].bytes : units[i].count);
-        return out;
-    }
-    (void)snprintf(out, 32, "%llu%s%s", (unsigned long long)n, suffix[0] ? " " : "", suffix);
-    return out;
-}
-
 static void print_parts(const folder_facts *facts) {
     model_part_size parts[MODEL_PARTS];
     char count[32], size[32];
@@ -144,11 +134,12 @@ static void print_parts(const folder_facts *facts) {
     for (int i = 0; i < MODEL_PARTS; i++) {
         if (parts[i].params == 0) continue;
         printf("  %-20s %12s %12s %6.1f%%\n", model_part_name((model_part)i),
-               scaled(count, parts[i].params, ""), scaled(size, parts[i].bytes, "B"),
+               describe_scaled(count, parts[i].params, ""),
+               describe_scaled(size, parts[i].bytes, "B"),
                100.0 * (double)parts[i].bytes / (double)bytes);
     }
-    printf("  %-20s %12s %12s  %s\n", "total", scaled(count, params, ""), scaled(size, bytes, "B"),
-           facts->dtype);
+    printf("  %-20s %12s %12s  %s\n", "total", describe_scaled(count, params, ""),
+           describe_scaled(size, bytes, "B"), facts->dtype);
 }
 
 static void print_layers(const model_plan *plan) {
@@ -225,14 +216,15 @@ static void print_fit(const folder_facts *facts) {
     char number[32], label[32];
     uint32_t rows[3];
     if (facts->memory == 0) return; /* no /proc here */
-    printf("\nfits in %s %s: ", scaled(number, facts->memory, "B"),
+    printf("\nfits in %s %s: ", describe_scaled(number, facts->memory, "B"),
            facts->limited ? "of memory that the cgroup allows" : "free");
     if (facts->for_cache == 0) {
-        printf("no, the weights alone are %s\n", scaled(label, model_bytes(facts->model), "B"));
+        printf("no, the weights alone are %s\n",
+               describe_scaled(label, model_bytes(facts->model), "B"));
         return;
     }
-    printf("weights, and %s of cache (bfloat16)\n  %-22s", scaled(label, facts->for_cache, "B"),
-           "at mean loops");
+    printf("weights, and %s of cache (bfloat16)\n  %-22s",
+           describe_scaled(label, facts->for_cache, "B"), "at mean loops");
     for (size_t i = 0; i < facts->n_depths; i++)
         printf(" %14.4g", facts->depths[i]);
     printf("\n  %-22s", "tokens");
@@ -372,10 +364,75 @@ static int print_json(const folder_facts *facts) {
     return ok ? 0 : EXIT_FAILED;
 }
 
+/* ---- on several ranks ---- */
+
+typedef struct {
+    const char *variant, *device;
+    uint64_t ranks, context, memory;
+    double read_gbs, link_gbs;
+} rank_wishes;
+
+static bool asks_for_ranks(const rank_wishes *wishes) {
+    return wishes->variant || wishes->device || wishes->ranks;
+}
+
+/* The device of each rank: a row of the table, with the options' figures in its place. */
+static rank_device device_of(const rank_wishes *wishes) {
+    rank_device device = *rank_device_find(wishes->device ? wishes->device : "h200");
+    bool limited, here = strcmp(device.name, "cpu") == 0;
+    if (wishes->memory) device.memory_gb = (double)wishes->memory / 1e9;
+    else if (here) device.memory_gb = (double)usable_memory(&limited) / 1e9;
+    if (wishes->read_gbs > 0) device.read_gbs = wishes->read_gbs;
+    if (wishes->link_gbs > 0) device.link_gbs = wishes->link_gbs;
+    return device;
+}
+
+static int print_ranks(const rank_wishes *wishes, const model_plan *plan, double weight_bytes,
+                       const char *name, double mean, bool json) {
+    rank_device device = device_of(wishes);
+    double depth = mean_depth(plan, mean);
+    rank_plan rp;
+    buf out = {0};
+    rank_plan_make(&rp, plan, &device, wishes->ranks ? (uint32_t)wishes->ranks : 1,
+                   (uint32_t)wishes->context, weight_bytes);
+    if (json) inspect_ranks_json(&out, &rp, name, depth);
+    else inspect_ranks_text(&out, &rp, name, depth);
+    bool ok = !out.failed;
+    if (ok) printf("%s", out.data);
+    buf_deinit(&out);
+    return ok ? 0 : EXIT_FAILED;
+}
+
+static int check_mean(const model_plan *plan, double mean, err *e) {
+    if (mean <= plan_loops_ceiling(plan)) return 0;
+    return err_set(e, ERR_USAGE, "--mean-depth", "--mean-depth: this model runs at most %u loops",
+                   plan_loops_ceiling(plan));
+}
+
+/* Two bytes, but for a folder of float32 on the CPU: that engine holds weights as they are stored.
+ */
+static double weight_bytes_of(const folder_facts *facts, const char *device) {
+    bool cpu = device && strcmp(device, "cpu") == 0;
+    return cpu && strcmp(facts->dtype, "BF16") != 0 ? 4 : 2;
+}
+
+static int print_variant(const rank_wishes *wishes, const char *model, double mean, bool json) {
+    err e = {0};
+    model_plan plan;
+    if (model) {
+        (void)err_set(&e, ERR_USAGE, "--variant", "give one of --model and --variant");
+        return opt_fail(&e);
+    }
+    if (plan_variant(&plan, wishes->variant, &e) != 0 || check_mean(&plan, mean, &e) != 0)
+        return opt_fail(&e);
+    return print_ranks(wishes, &plan, 2, wishes->variant, mean, json);
+}
+
 int cmd_inspect(opt_args *args) {
     const char *model = NULL;
     bool json = false, check = false;
     double mean = 0;
+    rank_wishes wishes = {.context = 2048};
     const opt_row options[] = {
         MODEL_OPTION(&model),
         {"--mean-depth", OPT_REAL, &mean, "X",
@@ -384,12 +441,32 @@ int cmd_inspect(opt_args *args) {
         {"--json", OPT_FLAG, &json, NULL, "print one JSON object instead of text", 0, 0, false},
         {"--check", OPT_FLAG, &check, NULL, "first read every weight and fail on NaN or infinity",
          0, 0, false},
+        OPT_GROUP("On several ranks (computed, not measured)"),
+        {"--ranks", OPT_UINT, &wishes.ranks, "N",
+         "tell what the model takes on so many ranks instead: memory, traffic and time (default 1)",
+         1, RANK_PLAN_MOST_RANKS, false},
+        {"--variant", OPT_TEXT, &wishes.variant, "NAME",
+         "a published size without its folder; 'fathom init --help' lists them", 0, 0, false},
+        {"--device", OPT_CHOICE, &wishes.device, RANK_DEVICE_NAMES,
+         "device of each rank (default h200); cpu: a part of this machine's kind", 0, 0, false},
+        OPT_NO_ENVIRONMENT("--device"), /* FATHOM_DEVICE names a device to run on */
+        {"--context", OPT_UINT, &wishes.context, "N",
+         "positions that each row attends to (default 2048)", 1, 1 << 24, false},
+        {"--device-memory", OPT_BYTES, &wishes.memory, "BYTES",
+         "memory of each rank (default: the device's, and on cpu this machine's)", 1 << 20, 1e15,
+         false},
+        {"--read-gbs", OPT_REAL, &wishes.read_gbs, "X",
+         "GB/s at which a rank reads its memory (default: the device's; cpu 20)", 1e-3, 1e6, false},
+        {"--link-gbs", OPT_REAL, &wishes.link_gbs, "X",
+         "GB/s that a rank receives from the others (default: the device's; cpu 1.1)", 1e-3, 1e6,
+         false},
     };
     const opt_command command = {
         "inspect", "tells what a model folder holds and how much of it fits into this machine",
         "fathom inspect demo", options, ARRAY_LEN(options)};
     int parsed = opt_parse(&command, args);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
+    if (wishes.variant) return print_variant(&wishes, model, mean, json);
     err e = {0};
     model_folder *folder;
     model_place place;
@@ -398,13 +475,12 @@ int cmd_inspect(opt_args *args) {
     folder_facts facts = gather(folder);
     choose_depths(&facts, mean);
     int status = 0;
-    if (mean > plan_loops_ceiling(facts.plan)) {
-        (void)err_set(&e, ERR_USAGE, "--mean-depth",
-                      "--mean-depth: this model runs at most %u loops",
-                      plan_loops_ceiling(facts.plan));
+    if (check_mean(facts.plan, mean, &e) != 0 || (check && model_check(folder, &e) != 0) ||
+        read_tokenizer(&facts, &e) != 0) {
         status = opt_fail(&e);
-    } else if ((check && model_check(folder, &e) != 0) || read_tokenizer(&facts, &e) != 0) {
-        status = opt_fail(&e);
+    } else if (asks_for_ranks(&wishes)) {
+        status = print_ranks(&wishes, facts.plan, weight_bytes_of(&facts, wishes.device), model,
+                             mean, json);
     } else if (json) {
         status = print_json(&facts);
     } else {

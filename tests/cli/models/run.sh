@@ -75,6 +75,23 @@ if command -v jq >/dev/null; then
 fi
 ends 0 "" $fathom inspect --model models/demo
 grep -q 'full multi-head *512 *this model.s is 6.4 times smaller' "$dir/out" || fail "inspect compares no caches: $(cat "$dir/out")"
+ends 0 "" $fathom inspect --variant mythos_100b --ranks 2 --device h200
+for line in '^mythos_100b on 2 ranks of h200 (141.0 GB of memory): computed, not measured$' 'fewest ranks that fit *2$' '^  sequences, sums  *2 ' '^  replicas  *- *- *- *-$'; do
+    grep -q "$line" "$dir/out" || fail "inspect --ranks does not say '$line': $(cat "$dir/out")"
+done
+ends 0 "" $fathom inspect models/demo --ranks 2 --device cpu --read-gbs 40 --json --context 64
+if command -v jq >/dev/null; then
+    jq -e '.device.read_gb_per_s == 40 and .context == 64 and (.memory.divided_bytes | length) == 2
+           and (.memory.divided_bytes | add) + .memory.undivided_bytes == 2 * 2378538
+           and .splits.columns[0].exchanges == 2 and .splits.replicas[3].received_bytes == 0' "$dir/out" >/dev/null ||
+        fail "inspect --ranks --json: $(cat "$dir/out")"
+fi
+FATHOM_DEVICE=cuda ends 0 "" $fathom inspect --variant tiny --ranks 2
+ends 2 "give one of --model and --variant" $fathom inspect models/demo --variant tiny
+ends 2 "no variant" $fathom inspect --variant mythos_2b --ranks 2
+ends 2 "at most 4 loops" $fathom inspect --variant ouro_1.4b --ranks 2 --mean-depth 5
+ends 2 "--ranks must be" $fathom inspect --variant tiny --ranks 65
+ends 2 "--device must be one of" $fathom inspect --variant tiny --device a100
 ends 2 "No such file" $fathom inspect --model "$dir/nothing"
 ends 2 "expected a model folder, found a file" $fathom inspect --model Makefile
 ends 2 "no model 'nothing'" $fathom inspect nothing
