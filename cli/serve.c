@@ -142,9 +142,14 @@ int cmd_serve(opt_args *args) {
         {"--fake-us-per-token", OPT_UINT, &opts.run.fake_us, "N",
          "with --device fake: microseconds that each token takes (default 0)", 0, 1e6, false},
         OPT_GROUP("Process"),
+        {"--lame-duck-seconds", OPT_REAL, &opts.lame_duck_s, "S",
+         "after SIGTERM, let /ready fail but serve new requests for S more seconds, so that a "
+         "balancer in front learns of the end before any request is refused (default 0)",
+         0, 86400, false},
         {"--drain-seconds", OPT_REAL, &opts.drain_s, "S",
-         "after SIGTERM, let running requests go on for up to S seconds (default 30)", 0, 86400,
-         false},
+         "after SIGTERM and --lame-duck-seconds, refuse new requests and let running ones go on "
+         "for up to S seconds (default 30)",
+         0, 86400, false},
         {"--hang-seconds", OPT_REAL, &opts.hang_s, "S",
          "end the process when the engine has given no sign of life for S seconds and for 20 of "
          "its usual steps; pauses of the whole process do not count (default 30)",

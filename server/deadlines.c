@@ -73,7 +73,7 @@ void srv_forgive_pause(srv *server) {
         req->last_out_ns = later(req->last_out_ns, pause, now);
         req->body_start_ns = later(req->body_start_ns, pause, now);
     }
-    if (server->draining) server->drain_until_ns += pause;
+    if (server->leaving) server->phase_until_ns += pause;
     log_line(LOG_WARN, "the process stood still for %.1f s; all deadlines move by the same time",
              (double)pause * 1e-9);
 }

@@ -125,7 +125,7 @@ bool srv_engine_admit(srv_req *req) {
 void srv_engine_submit(srv_req *req, api_request *steal_request) {
     srv *server = req->server;
     err e = {0};
-    if (server->draining) {
+    if (server->stopping) {
         api_request_destroy(steal_request);
         srv_answer_http(req, 503, "the server is shutting down", "shutting_down");
         return;

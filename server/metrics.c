@@ -314,6 +314,15 @@ static void write_cache(metric_page *page, const sched_stats *st) {
         "Bytes that are not stored because tokens left the loop early.", saved);
 }
 
+/* The life of the process. Prometheus' own libraries have the first name, without labels. */
+static void write_process(metric_page *page, srv *server) {
+    static const char started[] = "process_start_time_seconds";
+    head(page, started, "gauge", "Start time of the process since 1970, in seconds.");
+    buf_printf(page->out, "%s %lld\n", started, (long long)server->start_unix_s);
+    one(page, "fathom_ready", "gauge", "1 while /ready answers 200, else 0.",
+        srv_not_ready(server) == NULL);
+}
+
 static void write_http(metric_page *page, const srv *server) {
     const srv_counts *counts = &server->counts;
     size_t n_routes = 0;
@@ -358,6 +367,7 @@ static void write_http(metric_page *page, const srv *server) {
     head(page, "fathom_http_refused_total", "counter",
          "Requests and connections that were refused, by reason.");
     sample(page, "fathom_http_refused_total", "why", "busy", (double)counts->refused_busy);
+    sample(page, "fathom_http_refused_total", "why", "draining", (double)counts->refused_draining);
     sample(page, "fathom_http_refused_total", "why", "key", (double)counts->refused_key);
     sample(page, "fathom_http_refused_total", "why", "address", (double)counts->refused_address);
     sample(page, "fathom_http_refused_total", "why", "foreign", (double)counts->refused_foreign);
@@ -393,6 +403,7 @@ void srv_metrics_write(srv *server, buf *out) {
     metric_page page = {.out = out};
     write_labels(&page, server->api ? api_model_name(server->api) : "");
     write_vllm(&page, server, &st);
+    write_process(&page, server);
     write_info(&page, server);
     write_ranks(&page, server);
     write_depth(&page, server, &st);

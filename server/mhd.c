@@ -255,7 +255,7 @@ static void queue_answer(srv_req *req, unsigned status, const char *type,
     }
     if (server->opts.cors.n && !has_vary) add(response, "Vary", "Origin");
     if (status == 503 || status == 429) add(response, "Retry-After", "1");
-    if (req->close || server->draining) add(response, "Connection", "close");
+    if (req->close || server->leaving) add(response, "Connection", "close");
     req->status = status;
     /* A page of metrics from before this answer must not be shown after it. */
     if (req->route == NULL || !(req->route->flags & ROUTE_METRICS)) server->metrics_page_ns = 0;
@@ -419,6 +419,7 @@ int srv_mhd_open(srv_listener *at, int fd, err *e) {
 }
 
 void srv_mhd_quiesce(srv *server) {
+    pump(&server->main); /* takes in the peers that wait in the backlog */
     /* This code owns the socket from here on; left open, new peers would hang in its backlog. */
     int fd = MHD_quiesce_daemon(server->main.mhd);
     if (fd >= 0) close(fd);

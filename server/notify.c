@@ -137,7 +137,7 @@ void srv_notify_stopping(srv *server, const char *status) {
 
 void srv_notify_tick(srv *server, uint64_t now) {
     srv_notify *notify = &server->notify;
-    bool takes_time = server->load || (server->draining && !server->stopping);
+    bool takes_time = server->load || (server->leaving && !server->stopping);
     if (!takes_time || now - notify->told_ns < EXTEND_EVERY_S * UINT64_C(1000000000)) return;
     notify->told_ns = now;
     tell(notify, "EXTEND_TIMEOUT_USEC=%d000000", EXTEND_BY_S);

@@ -52,20 +52,23 @@ static void handle_health(srv_req *req) {
     answer_json(req, &body);
 }
 
-/* Ready for work now: the question of a load balancer. */
+const char *srv_not_ready(srv *server) {
+    if (!server->loaded) return "Loading model";
+    if (server->leaving) return "the server is shutting down";
+    if (!srv_engine_alive(server)) return "the engine does not answer";
+    return server->model_changed ? "a model file was changed in place" : NULL;
+}
+
+/* The question of a load balancer. */
 static void handle_ready(srv_req *req) {
-    srv *server = req->server;
-    if (!server->loaded) srv_answer_http(req, 503, "Loading model", NULL);
-    else if (server->draining) srv_answer_http(req, 503, "the server is shutting down", NULL);
-    else if (!srv_engine_alive(server))
-        srv_answer_http(req, 503, "the engine does not answer", NULL);
-    else if (server->model_changed)
-        srv_answer_http(req, 503, "a model file was changed in place", NULL);
-    else {
-        buf body = {0};
-        buf_puts(&body, "{\"status\":\"ready\"}");
-        answer_json(req, &body);
+    const char *why = srv_not_ready(req->server);
+    if (why) {
+        srv_answer_http(req, 503, why, NULL);
+        return;
     }
+    buf body = {0};
+    buf_puts(&body, "{\"status\":\"ready\"}");
+    answer_json(req, &body);
 }
 
 static void handle_version(srv_req *req) {
@@ -290,6 +293,7 @@ static bool examine(srv_req *req, unsigned found, const char *path, const srv_fr
         return refuse(req, 503, "Loading model", "model_loading");
     }
     if ((flags & ROUTE_WORK) && server->draining) {
+        server->counts.refused_draining++;
         return refuse(req, 503, "the server is shutting down", "shutting_down");
     }
     return true;
@@ -313,9 +317,5 @@ void srv_gate(srv_req *req, const srv_head *head) {
 }
 
 void srv_route_run(srv_req *req) {
-    if ((req->route->flags & ROUTE_WORK) && req->server->draining) {
-        srv_answer_http(req, 503, "the server is shutting down", "shutting_down");
-        return;
-    }
     req->route->handle(req);
 }

@@ -273,6 +273,7 @@ int server_run(const server_opts *opts) {
     if (server == NULL) return EXIT_FAILED;
     server->opts = *opts;
     server->start_ns = clock_ns();
+    server->start_unix_s = clock_unix_s();
     server_set_log(opts);
     if (opts->model_why) log_line(LOG_INFO, "%s", opts->model_why);
     if (getrandom(&server->id_seed, sizeof server->id_seed, 0) != (ssize_t)sizeof server->id_seed)

@@ -21,7 +21,7 @@ typedef struct {
     uint64_t port, admin_port, max_queue, max_queue_tokens, max_body, request_memory,
         max_connections, max_per_ip, max_per_key, max_seqs_per_key, max_tokens_per_key;
     uint64_t max_tokens, max_n, max_prompts, ceiling_loops;
-    double drain_s, max_wait_s, header_s, body_s, idle_s, stall_s, ping_s, hang_s;
+    double lame_duck_s, drain_s, max_wait_s, header_s, body_s, idle_s, stall_s, ping_s, hang_s;
     bool client_priority, share_cache;
     bool metrics_key, no_prefix_cache, depth_cap, control_ids, special_tokens, no_sandbox,
         refuse_long, warn_unknown;

@@ -164,7 +164,7 @@ int srv_mhd_open(srv_listener *at, int fd, err *e) WARN_UNUSED; /* takes the lis
 void srv_mhd_pump(srv *server);
 /* Once a second: makes room on both ports and runs libmicrohttpd for both */
 void srv_mhd_tick(srv *server);
-/* Closes the listening socket of the main port. The admin port keeps answering probes. */
+/* Closes the listening socket of the main port. */
 void srv_mhd_quiesce(srv *server);
 void srv_mhd_close(srv_listener *at); /* no request may be suspended */
 /* Queues a whole answer and takes over the body. Allowed from a handler, and for a suspended
@@ -191,7 +191,7 @@ enum {
     ROUTE_METRICS = 2, /* needs a key only with --metrics-key */
     ROUTE_JSON = 4,    /* takes a JSON body */
     ROUTE_LOADED = 8,  /* needs the loaded model */
-    ROUTE_WORK = 16,   /* makes work for the engine: refused while draining */
+    ROUTE_WORK = 16, /* makes work for the engine: refused while draining; the drain waits for it */
     ROUTE_PREFIX = 32, /* the rest of the path is an argument */
     ROUTE_V1 = 64,     /* also exists under /v1 */
     ROUTE_ADMIN = 128, /* exists on the admin port too, which has no other routes */
@@ -214,6 +214,8 @@ const srv_route *srv_routes(size_t *n);
 void srv_gate(srv_req *req, const srv_head *head);
 void srv_answer_refusal(srv_req *req);
 void srv_route_run(srv_req *req);
+/* Why the server takes no work now, as an answer says it; NULL: it is ready. */
+const char *srv_not_ready(srv *server);
 
 /* cors.c */
 /* The value of Access-Control-Allow-Origin for this Origin; NULL: its pages may not read. */
@@ -381,7 +383,7 @@ typedef struct {
     uint64_t connections, requests, answers[6]; /* by the first digit of the status */
     uint64_t bytes_in, bytes_out, streams, slow_cut, deadline_cut, refused_busy, refused_key;
     uint64_t evicted; /* requests ended because all requests together held too much */
-    uint64_t crowd_cut, refused_address, refused_foreign;
+    uint64_t crowd_cut, refused_address, refused_foreign, refused_draining;
     uint64_t bad_clients, numeric_failures, cancelled_by_client;
     uint64_t requests_by_route[SRV_MAX_ROUTES];
     uint64_t loop_turn_max_ns;
@@ -452,7 +454,10 @@ struct srv {
     srv_ledger *ledger;
 
     srv_load *load;
-    bool loaded, draining, stopping;
+    bool loaded;
+    bool leaving;         /* a signal has told it to end: not ready */
+    bool draining;        /* new work is refused */
+    bool stopping;        /* nothing goes on but sending */
     const char *stop_why; /* a sentence for clients */
     bool model_changed;   /* a file of the model was changed */
     srv_look *look;       /* the check of the files in progress; NULL = none */
@@ -470,7 +475,7 @@ struct srv {
     bool engine_ill;
     srv_pulse pulse;
     bool engine_dead;        /* found at the last tick */
-    uint64_t drain_until_ns; /* set while draining */
+    uint64_t phase_until_ns; /* while leaving: end of the lame duck, or of the drain */
 
     srv_keys *keys;
     srv_counts counts;
@@ -481,6 +486,7 @@ struct srv {
     uint64_t log_suppressed;
     uint64_t next_id, id_seed;
     uint64_t start_ns;
+    int64_t start_unix_s;
 };
 
 /* A new "req-…" for an answer without the id of a reply. */

@@ -55,7 +55,7 @@ test("a server that loads is alive and not ready; one that ends is neither ready
     await until("it runs", async () => (await s.metrics())["vllm:num_requests_running"] === 1);
     s.signal("SIGTERM");
     await until("it drains", () => /drain|shutting down|stopping/i.test(s.log));
-    never(await health(s.url, "--ready"), /: 503|refused/);
+    never(await health(s.url, "--ready"), /: 503/);
     await stream;
     await s.stop();
     never(await health(s.url), /Connection refused/);

@@ -1,6 +1,5 @@
-// Clients that leave, many streams at once, the orderly end.
+// Clients that leave, many streams at once. The orderly end: drain.test.mjs.
 import assert from "node:assert/strict";
-import http from "node:http";
 import { test } from "node:test";
 import { Server, chunks, events, sleep, textOf, until, withServer } from "./lib/server.mjs";
 import { Raw, exchange, parse, post } from "./lib/raw.mjs";
@@ -93,74 +92,6 @@ test("each event is whole within one network chunk", async () => {
         assert.ok(pieces > 20, `${pieces} chunks`);
         c.destroy();
     });
-});
-
-test("SIGTERM: not ready, no new connections, the running stream ends whole, exit 0", async () => {
-    await withServer(paced, async (s) => {
-        const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
-        await s.get("/health", { agent });
-        const running = s.post("/v1/completions", { ...ask, max_tokens: 200, stream: true });
-        await until("it runs", async () => (await s.metrics())["vllm:num_requests_running"] === 1);
-        s.signal("SIGTERM");
-        await until("the drain", () => /draining/.test(s.log));
-        const ready = await s.get("/ready", { agent });
-        assert.equal(ready.status, 503);
-        assert.equal(ready.headers.connection, "close");
-        assert.doesNotMatch(s.log, /route=\/ready/, "probes ask often");
-        await assert.rejects(s.get("/health"), /ECONNREFUSED/);
-        const text = (await running).text;
-        assert.equal(events(text).at(-1), "[DONE]");
-        assert.equal(chunks(text).length, 200);
-        agent.destroy();
-    });
-});
-
-test("SIGTERM past the drain: live streams get an error event and no last chunk, waiting ones a 503", async () => {
-    await withServer([...paced, "--drain-seconds", "0.3", "--max-running", "1"], async (s) => {
-        const c = await Raw.open(s.port);
-        c.send(post("/v1/completions", JSON.stringify({ ...ask, stream: true })));
-        await c.until((b) => b.includes("data: "));
-        const waiting = exchange(s.port, post("/v1/completions", JSON.stringify(ask)));
-        await until("it waits", async () => (await s.metrics())["vllm:num_requests_waiting"] === 1);
-        s.signal("SIGTERM");
-        await c.until(null);
-        const r = parse(c.received);
-        assert.equal(r.whole, false, "no last chunk");
-        assert.ok(!r.body.includes("[DONE]"));
-        const last = JSON.parse(events(r.body).at(-1));
-        assert.equal(last.error.code, "shutting_down");
-        assert.equal((await waiting).status, 503);
-    });
-    await withServer([...paced, "--drain-seconds", "0.3"], async (s) => {
-        const c = await Raw.open(s.port);
-        c.send(post("/v1/responses", JSON.stringify({ model: "demo", input: "In the beginning", max_output_tokens: 900, stream: true })));
-        await c.until((b) => b.includes("output_text.delta"));
-        s.signal("SIGTERM");
-        await c.until(null);
-        const r = parse(c.received);
-        assert.equal(r.whole, false, "no last chunk");
-        const last = JSON.parse(r.body.trim().split("\ndata: ").at(-1));
-        assert.equal(last.type, "error", "in the words of the Responses API");
-        assert.equal(last.error.code, "shutting_down");
-    });
-});
-
-// stop() has less patience than these drains and loads last.
-test("SIGTERM when idle waits for no drain; neither does a second signal", async () => {
-    const never = ["--drain-seconds", "3600"];
-    const idle = await Server.start(never);
-    await idle.stop();
-
-    for (const [signal, code] of [["SIGTERM", 143], ["SIGINT", 130]]) {
-        const busy = await Server.start([...never, "--fake-us-per-token", "1000000"]);
-        const c = await Raw.open(busy.port);
-        c.send(post("/v1/completions", JSON.stringify({ ...ask, stream: true })));
-        await c.until((b) => b.includes("data: "));
-        busy.child.kill("SIGTERM"); // not by signal(): stop() sends the second
-        await until("the drain", () => /draining/.test(busy.log));
-        await busy.stop(signal, code);
-        c.destroy();
-    }
 });
 
 test("kill -9 cuts a stream without a last chunk, and the next start needs no clean-up", async () => {
