@@ -38,8 +38,17 @@ void sched__learn_exits(cost_model *cost, uint32_t live, uint32_t exited) {
     cost->exit_rate = cost->exited_rows / cost->live_rows;
 }
 
-void sched__learn_depth(cost_model *cost, uint16_t depth) {
-    cost->mean_depth += cost->mean_depth > 0 ? (depth - cost->mean_depth) / 256 : depth;
+static void learn(double *mean, double value, double memory) {
+    *mean += *mean > 0 ? (value - *mean) / memory : value;
+}
+
+void sched__learn_depth(cost_model *cost, uint16_t depth, bool prompt) {
+    learn(&cost->mean_depth, depth, 256);
+    learn(prompt ? &cost->mean_prompt_depth : &cost->mean_output_depth, depth, 256);
+}
+
+void sched__learn_length(cost_model *cost, uint32_t n_output) {
+    learn(&cost->mean_output, n_output, 32);
 }
 
 /* Rows share base_ns, the part of a launch's time that does not grow with them. A flush costs the

@@ -13,8 +13,10 @@ typedef struct {
     cost_fit stage[3];             /* by eng_stage */
     double live_rows, exited_rows; /* decayed sums over recurrent launches */
     double exit_rate;              /* exits per live row and launch */
-    double mean_depth;             /* of positions; 0 = unknown */
-    double waited_ns;              /* cost of waiting rows since the newest flush */
+    double mean_depth;             /* of positions; 0 = unknown, as for the other means */
+    double mean_prompt_depth, mean_output_depth;
+    double mean_output; /* tokens of an answer that came to its end */
+    double waited_ns;   /* cost of waiting rows since the newest flush */
 } cost_model;
 
 void sched__fit_add(cost_fit *fit, uint32_t n_rows, uint64_t ns);
@@ -26,7 +28,8 @@ static inline double sched__fit_ns(const cost_fit *fit, double n_rows) {
 void sched__learn_launch(cost_model *cost, eng_stage stage, uint32_t n_rows, uint64_t ns);
 /* A recurrent launch ran `live` live rows, of which `exited` left the loop. */
 void sched__learn_exits(cost_model *cost, uint32_t live, uint32_t exited);
-void sched__learn_depth(cost_model *cost, uint16_t depth); /* a position is done */
+void sched__learn_depth(cost_model *cost, uint16_t depth, bool prompt); /* a position is done */
+void sched__learn_length(cost_model *cost, uint32_t n_output); /* a sequence has come to its end */
 /* Charges `ready` rows with waiting for one more recurrent launch, of `looping` rows of which
  * `live` are live. False, and nothing is charged, if the flush pays now instead; so while nothing
  * is measured. */

@@ -53,8 +53,9 @@ static void emit_prompt(scheduler *sched, sequence *seq, uint32_t pos, uint16_t 
 
 static void count_position(scheduler *sched, sequence *seq, uint32_t pos, uint16_t depth) {
     sched->stats.exits_by_depth[depth]++;
-    sched__learn_depth(&sched->cost, depth);
-    if (pos < seq->req.n_prompt) {
+    bool prompt = pos < seq->req.n_prompt;
+    sched__learn_depth(&sched->cost, depth, prompt);
+    if (prompt) {
         seq->prompt_loops += depth;
         sched->stats.prompt_loops += depth;
     } else {

@@ -28,6 +28,8 @@ void sched__end(scheduler *sched, sequence *seq, sched_finish finish, err_code w
     seq->end_event.why = why;
     seq->end_event.stop_id = stop_id;
     sched->stats.finished[finish]++;
+    bool whole = finish == SCHED_STOP || finish == SCHED_LENGTH;
+    if (whole && seq->req.max_tokens > 0) sched__learn_length(&sched->cost, seq_n_output(seq));
     if (!sched->driver_reports_ends) sched->sink(sched->ud, &seq->end_event);
     seq->rank_link.next = sched->ended ? &sched->ended->rank_link : NULL;
     sched->ended = seq;

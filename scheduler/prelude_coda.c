@@ -125,6 +125,7 @@ static void settle_coda_row(scheduler *sched, picked *pick, const eng_row *row, 
     sched__finish_position(sched, seq, info.pos, info.depth,
                            row->flags & ENG_ROW_LOGITS ? unread.logits : NULL,
                            row->flags & ENG_ROW_SAMPLE ? unread.choices : NULL);
+    if (seq->state == SEQ_RUNNING) sched__note_loops(sched, seq);
     cohort *coh = pick->cohort;
     if (info.next != NONE || coh == NULL) return;
     sched__unpick(pick);

@@ -31,6 +31,7 @@ static void enqueue(scheduler *sched, sequence *seq) {
     tenant->waiting_tokens += seq->n_tokens;
     sched->n_waiting++;
     sched->waiting_tokens += seq->n_tokens;
+    sched__note_loops(sched, seq);
 }
 
 /* The first time, the request no longer counts against the limits of the queue. */
@@ -55,6 +56,7 @@ void sched__accept(scheduler *sched, sequence *seq) {
     seq->arrival = sched->next_arrival++;
     seq->order = sched__order(sched, seq);
     sched__activate(sched, sched__tenant_of(sched, seq));
+    sched__expect_loops(sched, seq);
     enqueue(sched, seq);
     sched__want_mask(sched, seq);
 }
@@ -65,6 +67,7 @@ void sched__begin(scheduler *sched, sequence *seq) {
     insert_from_back(&sched->running, seq);
     sched__tenant_of(sched, seq)->n_running++;
     sched->n_running++;
+    sched__note_loops(sched, seq); /* without the blocks that it took from the prefix cache */
     sched__want_start(sched, seq);
 }
 
@@ -73,6 +76,7 @@ void sched__release(scheduler *sched, sequence *seq) {
     sched__drop_cohorts(sched, seq);
     list_remove(&seq->start_link);
     sched__give_blocks(&sched->cache, seq);
+    sched__forget_loops(sched, seq);
     if (seq->state == SEQ_RUNNING) {
         list_remove(&seq->rank_link);
         sched__tenant_of(sched, seq)->n_running--;

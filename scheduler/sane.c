@@ -252,6 +252,30 @@ static bool tenant_sane(const scheduler *sched, const sched_tenant *tenant, uint
     return true;
 }
 
+/* Adds the loops of the sequences in a list to *sum. */
+static bool loops_sane(const list_link *list, loop_sums *sum, err *e) {
+    for (const list_link *link = list->next; link != list; link = link->next) {
+        const sequence *seq = OWNER_OF((uintptr_t)link, sequence, rank_link);
+        loop_sums own = sched__count_loops(seq);
+        MUST(memcmp(&own, &seq->loops_left, sizeof own) == 0,
+             "the loops left to a sequence were not noted");
+        sum->known += own.known;
+        sum->ahead += own.ahead;
+        sum->of_a_token += own.of_a_token;
+    }
+    return true;
+}
+
+static bool backlog_sane(const scheduler *sched, err *e) {
+    loop_sums sum = {0};
+    if (!loops_sane(&sched->running, &sum, e)) return false;
+    for (uint32_t i = 0; i < sched->n_tenants; i++) {
+        if (!loops_sane(&sched->tenants[i].waiting, &sum, e)) return false;
+    }
+    MUST(memcmp(&sum, &sched->loops_left, sizeof sum) == 0, "sums of loops left are off");
+    return true;
+}
+
 static bool lists_sane(const scheduler *sched, err *e) {
     uint32_t running = 0, waiting = 0;
     uint64_t tokens = 0;
@@ -280,7 +304,8 @@ bool sched_sane(const scheduler *sched, err *e) {
     bool ok = pages && rows && refs;
     if (!ok) (void)err_set(e, ERR_NO_MEMORY, NULL, "out of memory to look");
     ok = ok && pages_sane(&sched->cache, pages, e) && blocks_sane(sched, refs, e) &&
-         parts_sane(&sched->cache, e) && rows_sane(sched, rows, e) && lists_sane(sched, e);
+         parts_sane(&sched->cache, e) && rows_sane(sched, rows, e) && lists_sane(sched, e) &&
+         backlog_sane(sched, e);
     free(pages);
     free(rows);
     free(refs);

@@ -210,6 +210,13 @@ static void count_rows_by_loop(const scheduler *sched, sched_stats *out) {
     }
 }
 
+static uint32_t blocks_that_fit(const scheduler *sched) {
+    const request_limits *limits = &sched->limits;
+    uint64_t each = sched__worst_pages(limits, ENG_BLOCK, limits->opts.default_max_loops);
+    uint64_t n = limits->n_pages / (each ? each : 1);
+    return n < limits->n_blocks ? (uint32_t)n : limits->n_blocks;
+}
+
 void sched_get_stats(const scheduler *sched, sched_stats *out) {
     *out = sched->stats;
     const kv_cache *cache = &sched->cache;
@@ -221,6 +228,8 @@ void sched_get_stats(const scheduler *sched, sched_stats *out) {
     out->pages_cached = cache->n_cached_pages;
     out->page_slots = PAGE_SLOTS;
     out->slot_bytes = sched->backend->info.slot_bytes;
+    out->blocks = blocks_that_fit(sched);
+    out->loops_to_run = sched__loops_to_run(sched);
     out->slots_used = cache->n_used;
     uint64_t n_blocks = cache->n_blocks - cache->n_free_blocks;
     uint64_t n_slots = (uint64_t)(cache->n_pages - cache->n_free_pages) * PAGE_SLOTS;

@@ -125,7 +125,9 @@ typedef struct { /* counters only grow; gauges are as of now */
     uint32_t pages, pages_free, pages_cached; /* cached = only the prefix cache holds them */
     uint32_t page_slots;
     size_t slot_bytes;
-    uint32_t rows_held; /* row states in use, parked tails included */
+    uint32_t blocks;       /* of ENG_BLOCK positions that fit if each runs default_max_loops */
+    uint64_t loops_to_run; /* expected of all sequences, waiting and running */
+    uint32_t rows_held;    /* row states in use, parked tails included */
     uint64_t slots_used, cache_bytes,
         cache_bytes_all_loops;                   /* the last: if every loop were stored */
     uint32_t rows_by_loop[SCHED_DEPTH_BINS];     /* gauge: rows in flight about to run loop i */

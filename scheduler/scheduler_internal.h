@@ -12,6 +12,7 @@
  * flight.c         the parts of one launch      ranks.c        waiting and running lists
  * tenant.c         shares of several tenants    masks.c        masks of constrained sequences
  * collapse.c       slots given back by policy collapse
+ * backlog.c        loops expected to run still
  *
  * Beside the step: create.c, thread.c (a scheduler on its own thread), sane.c (every invariant,
  * slowly). With headers of their own: cache, prefix, evict, cost, launches, seq, rules.
@@ -168,7 +169,8 @@ struct scheduler {
     list_link running;                           /* of sequence.rank_link, all tenants */
     uint32_t n_waiting, n_running;
     uint64_t waiting_tokens, next_id, next_arrival;
-    uint64_t epoch; /* counts events that may make room or finish a block, from 1 */
+    loop_sums loops_left; /* of all sequences */
+    uint64_t epoch;       /* counts events that may make room or finish a block, from 1 */
     list_link want_decode, want_prompt; /* of sequence.start_link */
 
     /* rows */
@@ -375,6 +377,16 @@ uint32_t *sched__loop_slots(const scheduler *sched, uint32_t row); /* [ceiling_l
 bool sched__may_tick(const cohort *coh);
 /* Collapses each position that later loops than reader's last find collapsed. */
 void sched__collapse_before(scheduler *sched, flight *next, const cohort *reader);
+
+/* ---- backlog.c ---- */
+
+/* Fixes the loops expected of each position of a new sequence. */
+void sched__expect_loops(const scheduler *sched, sequence *seq);
+loop_sums sched__count_loops(const sequence *seq);
+void sched__note_loops(scheduler *sched, sequence *seq);   /* its positions have changed */
+void sched__forget_loops(scheduler *sched, sequence *seq); /* it runs nothing more */
+/* Rounded up. Each sequence generates as many tokens more as it may, or as answers usually have. */
+uint64_t sched__loops_to_run(const scheduler *sched);
 
 /* ---- emit.c ---- */
 

@@ -18,6 +18,14 @@ typedef enum {
     MASK_FAILED   /* mask_error says why */
 } mask_state;
 
+enum { LOOP_PARTS = 256 }; /* expected loops are counted in parts of a loop */
+
+typedef struct {         /* backlog.c: parts of loops that are expected to run still */
+    uint64_t known;      /* of positions with a known token */
+    uint64_t ahead;      /* of tokens to be generated, if every answer is as long as it may be */
+    uint64_t of_a_token; /* of one such token of each sequence that may generate more */
+} loop_sums;
+
 typedef struct sequence {
     list_link rank_link;  /* in its tenant's waiting list or in running: by order, then arrival */
     list_link start_link; /* in want_decode or want_prompt while its next cohort may start */
@@ -56,6 +64,8 @@ typedef struct sequence {
     bool admitted_before;
     uint32_t n_cached;
     uint64_t prompt_loops, output_loops;
+    uint32_t prompt_parts, output_parts; /* expected of a prompt position, of an output position */
+    loop_sums loops_left;                /* its part of the scheduler's */
     uint64_t t_submit, t_admit, t_first, t_last; /* clock_ns */
 } sequence;
 

@@ -4,6 +4,7 @@
  * The page is rendered from the loop's counters and the scheduler's snapshot, and kept for 20 ms,
  * so that frequent scrapes cost little. */
 #include "base/clock.h"
+#include "engine/backend.h"
 #include "server/server_internal.h"
 
 #include <math.h>
@@ -117,6 +118,21 @@ static void histogram(metric_page *page, const char *name, const char *help, con
                name, page->labels, (unsigned long long)hist->count);
 }
 
+/* Gateways take the two first labels for tokens of a block, and for blocks; fewer loops than usual
+ * let more fit. Absent until the cache is there: a gateway would divide by 0. */
+static void write_cache_info(metric_page *page, const srv *server, const sched_stats *st) {
+    if (st->pages == 0) return;
+    head(page, "vllm:cache_config_info", "gauge",
+         "Sizes of the key/value cache, as labels: blocks of tokens that fit if every token runs "
+         "its usual loops; and pages of slots.");
+    buf_printf(page->out,
+               "vllm:cache_config_info{%s,block_size=\"%u\",num_gpu_blocks=\"%u\","
+               "page_slots=\"%u\",pages=\"%u\",slot_bytes=\"%zu\","
+               "enable_prefix_caching=\"%s\"} 1\n",
+               page->labels, ENG_BLOCK, st->blocks, st->page_slots, st->pages, st->slot_bytes,
+               server->model.sched.prefix_cache ? "True" : "False");
+}
+
 static void write_vllm(metric_page *page, const srv *server, const sched_stats *st) {
     const srv_counts *counts = &server->counts;
     double used =
@@ -130,13 +146,7 @@ static void write_vllm(metric_page *page, const srv *server, const sched_stats *
     sample(page, "vllm:num_requests_waiting_by_reason", "reason", "deferred", 0);
     one(page, "vllm:kv_cache_usage_perc", "gauge", "Share of the cache pages in use, from 0 to 1.",
         used);
-    head(page, "vllm:cache_config_info", "gauge", "Sizes of the key/value cache, as labels.");
-    buf_printf(
-        page->out,
-        "vllm:cache_config_info{%s,block_size=\"%u\",num_gpu_blocks=\"%u\",slot_bytes=\"%zu\","
-        "enable_prefix_caching=\"%s\"} 1\n",
-        page->labels, st->page_slots, st->pages, st->slot_bytes,
-        server->model.sched.prefix_cache ? "True" : "False");
+    write_cache_info(page, server, st);
     one(page, "vllm:prefix_cache_queries_total", "counter",
         "Prompt tokens looked up in the prefix cache.", (double)st->prefix_queries);
     one(page, "vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache.",
@@ -238,6 +248,9 @@ static void write_depth(metric_page *page, const srv *server, const sched_stats 
     static const char *const stages[] = {"prelude", "recurrent", "coda"};
     unsigned loops = server->model.sched.ceiling_loops;
     if (loops == 0 || loops > PLAN_MAX_LOOPS) loops = PLAN_MAX_LOOPS;
+    one(page, "fathom_loops_to_run", "gauge",
+        "Loops that waiting and running sequences are expected to run still.",
+        (double)st->loops_to_run);
     head(page, "fathom_rows", "gauge", "Rows whose next loop is this one.");
     for (unsigned i = 0; i < loops; i++)
         sample_n(page, "fathom_rows", "loop", i, st->rows_by_loop[i]);

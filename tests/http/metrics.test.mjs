@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 import { freePort } from "./lib/raw.mjs";
-import { chunks, sleep, until, withServer } from "./lib/server.mjs";
+import { Server, chunks, sleep, until, withServer } from "./lib/server.mjs";
 
 const body = { model: "demo", prompt: "In the beginning", max_tokens: 12, temperature: 0, ignore_eos: true };
 const has = (program) => spawnSync(program, ["--version"]).status === 0;
@@ -112,6 +112,47 @@ test("the figures of a request are there when its answer is, and n choices count
             assert.equal(m['fathom_cache_pages{state="used"}'], 0);
             assert.equal(m['fathom_http_requests_total{route="/completions"}'], i);
         }
+    });
+});
+
+test("gateways read blocks of tokens that fit at the usual depth, and nothing while the model loads", async () => {
+    const s = await Server.start(["--kv-memory", "8M"], { ready: false, env: { FATHOM_FAULT: "load:2000" } });
+    assert.ok(!(await s.get("/metrics")).text.includes("vllm:cache_config_info"));
+    await until("ready", async () => (await s.get("/ready")).status === 200);
+    await s.idle();
+    const labels = Object.fromEntries([.../^vllm:cache_config_info\{(.*)\} 1$/m.exec((await s.get("/metrics")).text)[1]
+        .matchAll(/(\w+)="([^"]*)"/g)].map((m) => [m[1], m[2]]));
+    const [, slots, bytes, positions] = /cache (\d+) slots of (\d+) bytes .*: (\d+) positions at full depth/.exec(s.log).map(Number);
+    assert.equal(labels.block_size, "32");
+    assert.equal(Number(labels.num_gpu_blocks), Math.floor(positions / 32));
+    assert.equal(Number(labels.pages), Math.floor(slots / Number(labels.page_slots)));
+    assert.equal(Number(labels.slot_bytes), bytes);
+    await s.stop();
+});
+
+test("loops to run are those of waiting and running sequences, and 0 once they are done", async () => {
+    const prompt = [300, 301, 302, 303, 304], tokens = 60, loops = 3;
+    const each = (prompt.length + tokens - 1) * loops; // the last token is not run
+    const ask = { model: "demo", prompt, max_tokens: tokens, temperature: 0, ignore_eos: true, depth: { min_loops: loops, max_loops: loops } };
+    await withServer(["--fake-us-per-token", "20000", "--max-running", "1"], async (s) => {
+        const toRun = async () => (await s.metrics())["fathom_loops_to_run"];
+        assert.equal(await toRun(), 0);
+        const answers = [1, 2, 3].map(() => s.post("/v1/completions", ask));
+        const first = await until("all are in", async () => {
+            const m = await s.metrics();
+            return m["vllm:num_requests_waiting"] === 2 && m["fathom_loops_to_run"];
+        });
+        assert.ok(first > 2 * each && first <= 3 * each, `${first} of ${3 * each}`);
+        let last = first;
+        await until("they run down", async () => {
+            const now = await toRun();
+            assert.ok(now <= last, `${now} after ${last}`);
+            last = now;
+            return now <= 2 * each;
+        });
+        assert.ok(last > 0);
+        assert.deepEqual((await Promise.all(answers)).map((r) => r.json.usage.completion_tokens), [tokens, tokens, tokens]);
+        assert.equal(await toRun(), 0);
     });
 });
 
