@@ -18,7 +18,11 @@
 #include <signal.h>
 #include <unistd.h>
 
-enum { FLUSH_TICK_MS = 20, FLUSH_TICKS = 50 }; /* one second to send the last bytes */
+enum {
+    FLUSH_TICK_MS = 20,
+    FLUSH_TICKS = 50, /* one second to send the last bytes */
+    GRACE_TICKS = 5,  /* for requests that are on their way over open connections */
+};
 
 /* Whether the drain must go on for this request. Probes and refused requests do not count: while
  * the server listens there is always a next one. */
@@ -43,7 +47,9 @@ static bool owes_answers(const srv *server) {
 static void on_flush(uv_timer_t *timer) {
     srv *server = timer->data;
     srv_mhd_pump(server);
-    if (owes_answers(server) && ++server->flush_ticks < FLUSH_TICKS) return;
+    unsigned ticks = ++server->flush_ticks;
+    if (server->n_conns > 0 && ticks < GRACE_TICKS) return;
+    if (owes_answers(server) && ticks < FLUSH_TICKS) return;
     uv_timer_stop(timer);
     uv_stop(&server->loop);
 }
