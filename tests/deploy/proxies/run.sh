@@ -93,7 +93,7 @@ if ! have openssl; then left+=("nginx and haproxy with TLS (openssl)"); else cer
 if have nginx && have openssl; then
     ran+=(nginx)
     mkdir -p "$tmp/nginx/logs"
-    sed -e "s/127.0.0.1:8080/127.0.0.1:$PORT/" -e "s/listen 443 ssl/listen 127.0.0.1:$((PORT + 1)) ssl/" \
+    sed -e "s/127.0.0.1:808[01]/127.0.0.1:$PORT/" -e "s/listen 443 ssl/listen 127.0.0.1:$((PORT + 1)) ssl/" \
         -e "s/listen 80;/listen 127.0.0.1:$((PORT + 2));/" -e "s#/etc/nginx/fathom#$tmp/fathom#" \
         -e 's/fathom.example.org/localhost/' deploy/nginx/fathom.conf >"$tmp/site.conf"
     cat >"$tmp/nginx.conf" <<CONF
@@ -121,8 +121,8 @@ else left+=("nginx (nginx-light)"); fi
 
 if have haproxy && have openssl; then
     ran+=(haproxy)
-    sed -e "s/127.0.0.1:8080/127.0.0.1:$PORT/" -e "s/bind :8443/bind 127.0.0.1:$((PORT + 3))/" \
-        -e "s#/etc/haproxy/fathom.pem#$tmp/fathom.pem#" -e 's/maxconn 20000/maxconn 500/' deploy/haproxy/haproxy.cfg >"$tmp/haproxy.cfg"
+    export SERVER_ONE=127.0.0.1:$PORT SERVER_TWO=127.0.0.1:$PORT # two replicas: tests/deploy/replicas
+    sed -e "s/bind :8443/bind 127.0.0.1:$((PORT + 3))/" -e "s#/etc/haproxy/fathom.pem#$tmp/fathom.pem#" -e 's/maxconn 20000/maxconn 500/' deploy/haproxy/haproxy.cfg >"$tmp/haproxy.cfg"
     check "haproxy accepts the configuration" haproxy -c -f "$tmp/haproxy.cfg"
     haproxy -db -f "$tmp/haproxy.cfg" >"$tmp/haproxy.log" 2>&1 &
     pids+=($!)
@@ -224,7 +224,7 @@ else left+=("the unit (systemd)"); fi
 
 if docker compose version >/dev/null 2>&1; then
     ran+=(compose)
-    check "docker compose accepts its file" docker compose -f deploy/compose/compose.yaml config -q
+    for file in compose replicas; do check "docker compose accepts $file.yaml" docker compose -f deploy/compose/$file.yaml config -q; done
 else left+=("compose (docker)"); fi
 
 if grep -E 'ALERT|alert:' "$tmp/fathom.log"; then bad "fathom logged an alert"; fi
