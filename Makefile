@@ -23,6 +23,7 @@
 #   make install    to $(DESTDIR)$(prefix) (install-strip: without symbols; uninstall: removes it)
 #   make deb        Debian packages in build/deb
 #   make dist       the source as build/dist/fathom-VERSION.tar.gz
+#   make chart      the Helm chart as build/fathom-VERSION.tgz (make manifests: deploy/kubernetes from it)
 #   make deps       install the Debian packages the build needs (apt, with or without root)
 #   make clean      remove build/
 #

@@ -3,6 +3,8 @@
 #   make install install-strip uninstall   by the usual variables: prefix, bindir, libdir, datadir, mandir, sysconfdir, DESTDIR
 #   make dist                              build/dist/fathom-VERSION.tar.gz of the last commit, and SHA256SUMS
 #   make deb                               build/deb/*.deb, by debhelper
+#   make chart                             build/fathom-VERSION.tgz, the Helm chart
+#   make manifests                         deploy/kubernetes/*.yaml, rendered from the chart
 
 prefix      ?= $(PREFIX)
 exec_prefix ?= $(prefix)
@@ -29,7 +31,7 @@ MODEL_FILES := $(foreach m,$(MODELS),$(filter-out %.bin,$(wildcard models/$m/*.*
 DOC_FILES   := README.md CHANGELOG.md SECURITY.md LICENSE $(wildcard docs/*.md docs/*.png)
 PLUGIN      := $(wildcard build/fathom-cuda.so)
 
-.PHONY: install install-strip uninstall dist deb
+.PHONY: install install-strip uninstall dist deb chart manifests
 
 # What the program writes of itself: completion for three shells, and manual pages (make man).
 SHELLS := bash zsh fish
@@ -83,3 +85,15 @@ dist:
 # debhelper wants debian/ in the folder where it builds, so a copy of the tree is built.
 deb:
 	@packaging/deb.sh '$(VERSION)'
+
+# ---- Kubernetes ----
+
+# The layout of `helm package`, in order and without times of its own.
+CHART_DIR ?= build
+chart:
+	@mkdir -p $(CHART_DIR)
+	tar -C deploy/helm --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX -cf - fathom | gzip -9n >$(CHART_DIR)/fathom-$(VERSION).tgz
+	@echo "  $(CHART_DIR)/fathom-$(VERSION).tgz"
+
+manifests:
+	@tools/manifests.sh
