@@ -21,7 +21,7 @@ PAGES = ("README.md", "docs/commands.md", "docs/models.md", "docs/operations.md"
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)
 LEFT_OUT = re.compile(r"<!-- not run: (.+) -->\s*\Z")
 # Commands that need the network, privileges, or a service of the machine.
-NEEDS_MORE = re.compile(r"\b(git clone|apt|apt-get|docker|kubectl|systemctl|hf|npm|pip|make)\s")
+NEEDS_MORE = re.compile(r"\b(git clone|apt|apt-get|docker|helm|kubectl|systemctl|hf|npm|pip|make)\s")
 STAND_IN = {"Ouro-1.4B": "ouro_tiny", "huginn-0125": "huginn_tiny", "my-model": "tiny"}
 LIMIT_S = 900
 
