@@ -9,7 +9,7 @@
 prefix      ?= $(PREFIX)
 exec_prefix ?= $(prefix)
 bindir      ?= $(exec_prefix)/bin
-# The program looks for the CUDA plug-in in ../lib/fathom beside its folder.
+# The program looks for its plug-ins in ../lib/fathom beside its folder.
 libdir      ?= $(exec_prefix)/lib
 datarootdir ?= $(prefix)/share
 datadir     ?= $(datarootdir)
@@ -29,7 +29,7 @@ INSTALL_DATA    ?= $(INSTALL) -m 644
 MODELS   := demo hops hops-extrapolates
 MODEL_FILES := $(foreach m,$(MODELS),$(filter-out %.bin,$(wildcard models/$m/*.*)))
 DOC_FILES   := README.md CHANGELOG.md SECURITY.md LICENSE $(wildcard docs/*.md docs/*.png)
-PLUGIN      := $(wildcard build/fathom-cuda.so)
+PLUGINS     := $(wildcard build/fathom-cuda.so build/fathom-mpi.so)
 
 .PHONY: install install-strip uninstall dist deb chart manifests
 
@@ -43,7 +43,7 @@ $(B)/completion: $(B)/fathom
 install: all man $(B)/completion
 	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(docdir)/docs $(DESTDIR)$(unitdir) $(DESTDIR)$(sysconfdir)/default
 	$(INSTALL_PROGRAM) $(B)/fathom $(DESTDIR)$(bindir)/fathom
-	$(if $(PLUGIN),$(INSTALL) -d $(DESTDIR)$(libdir)/fathom && $(INSTALL_PROGRAM) $(PLUGIN) $(DESTDIR)$(libdir)/fathom/)
+	$(if $(PLUGINS),$(INSTALL) -d $(DESTDIR)$(libdir)/fathom && $(INSTALL_PROGRAM) $(PLUGINS) $(DESTDIR)$(libdir)/fathom/)
 	set -e; for f in $(MODEL_FILES); do $(INSTALL) -d $(DESTDIR)$(datadir)/fathom/$${f%/*}; $(INSTALL_DATA) $$f $(DESTDIR)$(datadir)/fathom/$$f; done
 	set -e; for f in $(DOC_FILES); do $(INSTALL_DATA) $$f $(DESTDIR)$(docdir)/$$f; done
 	sed 's|@bindir@|$(bindir)|; s|@docdir@|$(docdir)|; s|@sysconfdir@|$(sysconfdir)|' deploy/systemd/fathom.service.in >$(B)/fathom.service
@@ -62,7 +62,7 @@ install-strip:
 # Removes the files that install made, then the folders that are empty. An options file that was
 # changed stays.
 uninstall:
-	rm -f $(DESTDIR)$(bindir)/fathom $(DESTDIR)$(libdir)/fathom/fathom-cuda.so $(DESTDIR)$(unitdir)/fathom.service
+	rm -f $(DESTDIR)$(bindir)/fathom $(DESTDIR)$(libdir)/fathom/fathom-cuda.so $(DESTDIR)$(libdir)/fathom/fathom-mpi.so $(DESTDIR)$(unitdir)/fathom.service
 	rm -f $(DESTDIR)$(bashcompdir)/fathom $(DESTDIR)$(zshcompdir)/_fathom $(DESTDIR)$(fishcompdir)/fathom.fish
 	rm -f $(DESTDIR)$(mandir)/man1/fathom.1 $(DESTDIR)$(mandir)/man1/fathom-*.1
 	rm -f $(MODEL_FILES:%=$(DESTDIR)$(datadir)/fathom/%) $(DOC_FILES:%=$(DESTDIR)$(docdir)/%)

@@ -13,7 +13,7 @@ what=${1:-build}
 build="gcc libc6-dev make libmicrohttpd-dev libuv1-dev libjansson-dev libpcre2-dev libutf8proc-dev libcurl4-openssl-dev"
 unit="libcriterion-dev"
 test="curl jq g++ clang libclang-rt-14-dev nodejs npm procps json-schema-test-suite"
-full="chromium gnuplot-nox nginx-light haproxy prometheus openssl"
+full="chromium gnuplot-nox nginx-light haproxy prometheus openssl openmpi-bin libopenmpi-dev iproute2"
 case $what in
 build) want=$build ;;
 unit) want="$build $unit" ;;
@@ -30,6 +30,9 @@ have() {
     gnuplot-nox) command -v gnuplot >/dev/null ;;
     nginx-light | haproxy) [ -x "/usr/sbin/${1%-light}" ] ;;
     prometheus | openssl | chromium) command -v "$1" >/dev/null ;;
+    openmpi-bin) command -v mpirun >/dev/null ;;
+    libopenmpi-dev) command -v mpicc >/dev/null ;;
+    iproute2) command -v ip >/dev/null ;;
     procps) command -v pgrep >/dev/null ;;
     *) dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed' || [ -e "build/sysroot/.have-$1" ] ;;
     esac

@@ -9,7 +9,7 @@ count_only=
 [ "${1:-}" = -n ] && { count_only=1; shift; }
 [ $# -gt 0 ] || set -- base/err.h engine/backend.h scheduler/scheduler.h api/api.h server/server_internal.h
 [ -n "$count_only" ] || export CCACHE_DISABLE=1
-args=(--no-print-directory CUDA=0 MODE=rebuild-cost all)
+args=(--no-print-directory CUDA=0 MPI=0 MODE=rebuild-cost all)
 
 row() { # NAME: what a build takes now
     local objects

@@ -17,7 +17,7 @@ check() { # WORDS COMMAND...
     if "$@" >"$tmp/out" 2>&1; then good "$words"; else bad "$words"; tail -30 "$tmp/out"; fi
 }
 have() { command -v "$1" >/dev/null; }
-quiet_make() { make --no-print-directory -j2 CUDA=0 "$@"; }
+quiet_make() { make --no-print-directory -j2 CUDA=0 MPI=0 "$@"; }
 
 # Starts the program on a free port, asks it, and ends it. Its model comes from its own folders.
 serves() { # PROGRAM MODEL
@@ -55,8 +55,8 @@ check "the unit names the folders of this installation" unit_says
 if have systemd-analyze; then check "systemd takes the installed unit" systemd-analyze verify --man=no "$unit"; else left+=("systemd-analyze verify"); fi
 check "uninstall leaves nothing" leaves_nothing "$tmp/own" "${where[@]}"
 check "the options file that was changed is kept" sh -c "
-    make --no-print-directory install CUDA=0 ${where[*]} && echo FATHOM_PORT=8099 >>$tmp/own/etc/default/fathom &&
-    make --no-print-directory install CUDA=0 ${where[*]} && make --no-print-directory uninstall ${where[*]} && grep -qx FATHOM_PORT=8099 $tmp/own/etc/default/fathom"
+    make --no-print-directory install CUDA=0 MPI=0 ${where[*]} && echo FATHOM_PORT=8099 >>$tmp/own/etc/default/fathom &&
+    make --no-print-directory install CUDA=0 MPI=0 ${where[*]} && make --no-print-directory uninstall ${where[*]} && grep -qx FATHOM_PORT=8099 $tmp/own/etc/default/fathom"
 where=(DESTDIR="$tmp/staged" prefix=/usr bindir=/usr/libexec/f datadir=/opt/data)
 bin=$tmp/staged/usr/libexec/f share=$tmp/staged/usr/share
 check "DESTDIR, bindir and datadir are heeded" installed "${where[@]}"
@@ -73,7 +73,7 @@ if git rev-parse -q --verify HEAD >/dev/null 2>&1; then
     check "make dist gives the same bytes twice, and their checksum" twice
     if [ "${COPIES:-1}" != 0 ]; then
         copy() { # FOLDER
-            mkdir -p "$tmp/$1" && tar -xzf "$tmp/first.tar.gz" -C "$tmp/$1" --strip-components=1 && make -C "$tmp/$1" -j2 CUDA=0 all
+            mkdir -p "$tmp/$1" && tar -xzf "$tmp/first.tar.gz" -C "$tmp/$1" --strip-components=1 && make -C "$tmp/$1" -j2 CUDA=0 MPI=0 all
         }
         check "the source archive builds" copy a
         check "and in another folder" copy other/and/longer

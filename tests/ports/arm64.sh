@@ -32,7 +32,7 @@ unpack_libraries() {
 }
 [ -e "$root/complete" ] || unpack_libraries >build/arm64-root.log 2>&1 || skip "the arm64 libraries could not be fetched: $(tail -1 build/arm64-root.log)"
 
-make -j"$jobs" --no-print-directory CUDA=0 MODE=arm64 SYSROOT= WERROR=1 CC="${CCACHE:-} $cross --sysroot=$root" \
+make -j"$jobs" --no-print-directory CUDA=0 MPI=0 MODE=arm64 SYSROOT= WERROR=1 CC="${CCACHE:-} $cross --sysroot=$root" \
     build/arm64/fathom build/arm64/unit-forked | tail -1
 
 export QEMU_LD_PREFIX=$root
