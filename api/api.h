@@ -145,9 +145,10 @@ void api_http_error_body(buf *out, const api_dialect *dialect, unsigned status, 
 void api_models(const api_context *ctx, buf *out); /* GET /v1/models */
 int api_model(const api_context *ctx, const char *id, buf *out, err *e) WARN_UNUSED;
 
-/* Answers of /tokenize and /detokenize. A text or list of ids longer than the context is refused
- * with ERR_TOO_LONG, like a prompt. All texts of one call may hold as many tokens as max_prompts
- * full contexts. Any thread may make a listing; it belongs to one thread at a time. */
+/* Answers of small endpoints. In /tokenize and /detokenize a text or list of ids longer than the
+ * context is refused with ERR_TOO_LONG, like a prompt. All texts of one call may hold as many
+ * tokens as max_prompts full contexts. Any thread may make a listing; it belongs to one thread at a
+ * time. */
 typedef struct api_listing api_listing;
 /* soon: as api_parse_soon. */
 int api_tokenize(api_listing **out, const api_context *ctx, const char *body, size_t n, bool soon,

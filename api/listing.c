@@ -1,5 +1,6 @@
 /* listing.c - /tokenize and /detokenize, in the shapes of several servers at once: `prompt` and
- * `messages` of vLLM and SGLang, `content` and `with_pieces` of llama.cpp.
+ * `messages` of vLLM and SGLang, `content` and `with_pieces` of llama.cpp; and the two /render
+ * endpoints of vLLM.
  *
  * A listing holds token ids only. Texts and JSON are made while they are written, one slice at a
  * time, so a slow reader costs four bytes a token. */
@@ -8,6 +9,7 @@
 #include "base/utf8.h"
 
 #include <stdlib.h>
+#include <sys/random.h>
 
 typedef bool (*step)(buf *out, api_listing *listing, size_t end);
 
@@ -18,6 +20,8 @@ struct api_listing {
     size_t n_texts;
     bool many; /* a list of texts, not one text */
     bool strs, pieces, skip_special, soon;
+    api_request *rendered; /* whose prompts are written; NULL: the texts above are */
+    uint64_t unique;       /* random; of the ids of rendered prompts */
     /* The position of the writer: a step, a text within the step, an id within the text. */
     const step *steps; /* ends with NULL */
     size_t at, text, id;
@@ -331,6 +335,53 @@ static bool close_object(buf *out, api_listing *listing, size_t end) {
     return true;
 }
 
+/* ---- writing: a rendered request ---- */
+
+static void open_rendered(buf *out, const api_listing *listing) {
+    buf_printf(out, "%s{\"request_id\":\"%s%016llx-%zu\",\"token_ids\":[", listing->text ? "," : "",
+               listing->rendered->dialect->id_head, (unsigned long long)listing->unique,
+               listing->text);
+}
+
+static void close_rendered(buf *out, const api_listing *listing) {
+    const api_request *req = listing->rendered;
+    const eng_sampling *sampling = &req->sampling;
+    buf_printf(out,
+               "],\"features\":null,\"sampling_params\":{\"n\":%u,\"temperature\":%.9g,"
+               "\"top_p\":%.9g,\"top_k\":%u,\"min_p\":%.9g,\"presence_penalty\":%.9g,"
+               "\"frequency_penalty\":%.9g,\"repetition_penalty\":%.9g,\"seed\":",
+               req->n_per_prompt, (double)sampling->temperature, (double)sampling->top_p,
+               sampling->top_k, (double)sampling->min_p, (double)sampling->presence_penalty,
+               (double)sampling->frequency_penalty, (double)sampling->repetition_penalty);
+    if (req->seeded) api__write_uint(out, sampling->seed);
+    else buf_puts(out, "null");
+    buf_printf(out, ",\"max_tokens\":%u,\"min_tokens\":%u},\"model\":",
+               req->prompts[listing->text].max_tokens, req->min_tokens);
+    buf_json_text(out, listing->ctx->name);
+    buf_printf(out, ",\"stream\":%s,\"priority\":%d}", req->stream ? "true" : "false",
+               req->priority);
+}
+
+static bool rendered(buf *out, api_listing *listing, size_t end) {
+    const api_request *req = listing->rendered;
+    if (!listing->begun && listing->many) buf_puts(out, "[");
+    listing->begun = true;
+    for (; listing->text < req->n_prompts; listing->text++) {
+        const api__prompt *prompt = &req->prompts[listing->text];
+        if (!listing->open) open_rendered(out, listing);
+        listing->open = true;
+        for (; listing->id < prompt->n_ids; listing->id++) {
+            if (full(out, end)) return false;
+            put_id(out, listing, prompt->ids[listing->id], listing->id == 0);
+        }
+        close_rendered(out, listing);
+        listing->open = false;
+        listing->id = 0;
+    }
+    if (listing->many) buf_puts(out, "]");
+    return true;
+}
+
 bool api_listing_more(api_listing *listing, buf *out, size_t want) {
     size_t room = SIZE_MAX - out->len;
     if (want == 0) want = 1;
@@ -344,7 +395,7 @@ bool api_listing_more(api_listing *listing, buf *out, size_t want) {
     return false;
 }
 
-/* ---- the two routes ---- */
+/* ---- the routes ---- */
 
 static int make(api_listing **out, const api_context *ctx, const char *body, size_t n, bool soon,
                 const step *steps, int (*read)(api_listing *, const json_t *, err *), err *e) {
@@ -400,15 +451,41 @@ int api_detokenize(api_listing **out, const api_context *ctx, const char *body, 
     return make(out, ctx, body, n, soon, steps, read_detokenize, e);
 }
 
+int api__render(api_listing **out, const api_context *ctx, const api_dialect *dialect, bool many,
+                const char *body, size_t n, bool soon, err *e) {
+    static const step steps[] = {rendered, NULL};
+    api_request *req;
+    *out = NULL;
+    int rc = (soon ? api_parse_soon : api_parse)(&req, ctx, dialect, body, n, e);
+    if (rc != 0) return rc;
+    api_listing *listing = calloc(1, sizeof *listing);
+    if (listing == NULL) {
+        api_request_destroy(req);
+        return api__out_of_memory(e);
+    }
+    listing->ctx = ctx;
+    listing->steps = steps;
+    listing->many = many;
+    listing->rendered = req;
+    if (getrandom(&listing->unique, sizeof listing->unique, 0) != (ssize_t)sizeof listing->unique) {
+        api_listing_destroy(listing);
+        return err_set(e, ERR_IO, NULL, "the system provides no random bytes");
+    }
+    *out = listing;
+    return 0;
+}
+
 size_t api_listing_bytes(const api_listing *listing) {
-    return sizeof *listing + listing->ids.cap * sizeof *listing->ids.data +
-           listing->n_texts * sizeof *listing->ends + listing->bytes.cap + listing->scratch.cap;
+    return sizeof *listing + (listing->rendered ? api_request_bytes(listing->rendered) : 0) +
+           listing->ids.cap * sizeof *listing->ids.data + listing->n_texts * sizeof *listing->ends +
+           listing->bytes.cap + listing->scratch.cap;
 }
 
 void api_listing_destroy(api_listing *listing) {
     if (listing == NULL) return;
     token_ids_deinit(&listing->ids);
     free(listing->ends);
+    api_request_destroy(listing->rendered);
     buf_deinit(&listing->bytes);
     buf_deinit(&listing->scratch);
     free(listing);

@@ -99,3 +99,8 @@ const api_dialect api_dialect_completion = {
     .error_body = api__openai_error,
     .error_event = api__openai_error_event,
 };
+
+int api__render_completion(api_listing **out, const api_context *ctx, const char *body, size_t n,
+                           bool soon, err *e) {
+    return api__render(out, ctx, &api_dialect_completion, true, body, n, soon, e);
+}

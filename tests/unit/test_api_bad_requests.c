@@ -1,6 +1,7 @@
 /* test_api_bad_requests.c - each folder of tests/suites/bad_request holds one refused body:
  * input.json, and `expected` with lines of "key value" (route, status, param, code, message: a part
  * of the message). Adding a case needs no C. */
+#include "api/dialect_internal.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "tests/lib/api_fixture.h"
@@ -26,6 +27,14 @@ static int answer(const char *route, const char *body, size_t n, err *e) {
     else if (strcmp(route, "detokenize") == 0)
         rc = api_list(api_detokenize, fixture.ctx, body, n, SIZE_MAX, &out, e);
     else rc = api_parse(&req, fixture.ctx, dialect, body, n, e);
+    if (strcmp(route, "chat") == 0 || strcmp(route, "completion") == 0) {
+        err same = {0};
+        api_lister render =
+            dialect == &api_dialect_chat ? api__render_chat : api__render_completion;
+        cr_expect_eq(api_list(render, fixture.ctx, body, n, SIZE_MAX, &out, &same), rc);
+        cr_expect_eq(same.code, e->code, "its /render answers another error");
+        cr_expect_str_eq(same.msg, e->msg);
+    }
     if (rc != 0) cr_expect_eq(out.len, 0, "a refusal must leave no half answer");
     buf_deinit(&out);
     api_request_destroy(req);

@@ -111,7 +111,14 @@ static const struct {
     {api_tokenize, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
                    "\"return_token_strs\":true}"},
     {api_detokenize, "{\"tokens\":[[300,301],[2047,200]]}"},
+    {api__render_chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}"},
 };
+
+/* Each answer has an id of its own. */
+static void drop_id(buf *answer) {
+    char *id = answer->data ? strstr(answer->data, "cmpl-") : NULL;
+    if (id && strlen(id) > 21) memset(id + 5, '0', 16);
+}
 
 Test(api_memory, a_listing_that_runs_out_of_memory_says_so) {
     for (size_t row = 0; row < ARRAY_LEN(listings); row++) {
@@ -121,6 +128,7 @@ Test(api_memory, a_listing_that_runs_out_of_memory_says_so) {
         cr_assert_eq(
             api_list(listings[row].route, fixture.ctx, body, strlen(body), SIZE_MAX, &clean, &none),
             0);
+        drop_id(&clean);
         for (int sticky = 0; sticky < 2; sticky++) {
             for (long n = 0;; n++) {
                 err e = {0};
@@ -131,7 +139,8 @@ Test(api_memory, a_listing_that_runs_out_of_memory_says_so) {
                     api_list(listings[row].route, fixture.ctx, body, strlen(body), 10, &out, &e);
                 bool reached = oom_stop();
                 if (rc != 0) cr_assert_eq(api_status(&e), 503, "row %zu: %s", row, e.msg);
-                else if (!out.failed) cr_assert_str_eq(out.data, clean.data);
+                drop_id(&out);
+                if (rc == 0 && !out.failed) cr_assert_str_eq(out.data, clean.data);
                 buf_deinit(&out);
                 if (!reached) break;
             }

@@ -120,6 +120,53 @@ Test(api_routes, detokenize_makes_text_as_the_files_decoder_does) {
     tokenizer_close(tok);
 }
 
+static const struct {
+    api_lister route;
+    const char *body, *want; /* its list, without the random request_id */
+} rendered[] = {
+    {api__render_completion, "{\"prompt\":\"In the\"}", "[{token_ids:1142,258 max_tokens:16}]"},
+    {api__render_completion, "{\"prompt\":[\"In\",\" the\"],\"max_tokens\":3}",
+     "[{token_ids:1142 max_tokens:3}{token_ids:258 max_tokens:3}]"},
+    {api__render_completion, "{\"prompt\":[[7,9],[8]],\"max_tokens\":2000,\"stream\":true}",
+     "[{token_ids:7,9 max_tokens:1022}{token_ids:8 max_tokens:1023}]"},
+    {api__render_chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"In\"}],\"max_tokens\":5}",
+     "{token_ids:2045,1142,2047,2046 max_tokens:5}"},
+};
+
+static void describe_rendered(const json_t *one, buf *out) {
+    const json_t *ids = json_object_get(one, "token_ids"),
+                 *sampling = json_object_get(one, "sampling_params");
+    cr_expect_not_null(strstr(json_string_value(json_object_get(one, "request_id")), "cmpl-"));
+    cr_expect_str_eq(json_string_value(json_object_get(one, "model")), "demo");
+    buf_puts(out, "{token_ids:");
+    for (size_t i = 0; i < json_array_size(ids); i++)
+        buf_printf(out, "%s%lld", i ? "," : "", json_integer_value(json_array_get(ids, i)));
+    buf_printf(out, " max_tokens:%lld}",
+               json_integer_value(json_object_get(sampling, "max_tokens")));
+}
+
+Test(api_routes, render_tells_the_token_ids_that_a_request_would_be_run_with) {
+    for (size_t i = 0; i < ARRAY_LEN(rendered); i++) {
+        for (size_t slice = 1; slice < 100; slice += 49) {
+            buf out = {0}, told = {0};
+            err e = {0};
+            cr_assert_eq(api_list(rendered[i].route, fixture.ctx, rendered[i].body,
+                                  strlen(rendered[i].body), slice, &out, &e),
+                         0, "%s", e.msg);
+            json_t *root = parsed(&out);
+            if (json_is_array(root)) buf_puts(&told, "[");
+            for (size_t j = 0; j < json_array_size(root); j++)
+                describe_rendered(json_array_get(root, j), &told);
+            if (json_is_array(root)) buf_puts(&told, "]");
+            else describe_rendered(root, &told);
+            cr_expect_str_eq(told.data, rendered[i].want);
+            json_decref(root);
+            buf_deinit(&out);
+            buf_deinit(&told);
+        }
+    }
+}
+
 /* True if a field of this dialect has the name, and is not refused. */
 static bool reads(const api_dialect *dialect, const char *name) {
     const api__field *field;

@@ -92,6 +92,8 @@ export const sound = {
     "/detokenize": (r) => ({ tokens: Array.from({ length: r.below(20) }, () => r.below(2000)) }),
 };
 
+for (const path of ["/v1/completions", "/v1/chat/completions"]) sound[`${path}/render`] = sound[path];
+
 // Long and deep, but most of them small, so that the time goes into many.
 const much = (r, n) => 1 + r.below(r.chance(0.02) ? n : Math.min(n, 60));
 const nested = (n, open, close, middle = "") => open.repeat(n) + middle + close.repeat(n);
