@@ -1,5 +1,6 @@
 /* create.c - a scheduler is made and destroyed. */
 #include "base/size.h"
+#include "scheduler/feed_internal.h"
 #include "scheduler/scheduler_internal.h"
 
 #include <stdlib.h>
@@ -159,6 +160,18 @@ static int allocate(scheduler *sched, err *e) {
     return eng_sampler_create(&sched->sampler, sched->plan->vocab_size, e);
 }
 
+static int open_feed(scheduler *sched, err *e) {
+    const sched_opts *opts = &sched->limits.opts;
+    prefix_key plain;
+    if (opts->feed == NULL) return 0;
+    if (sched__plain_key(&sched->limits, &plain, e) != 0) return -1;
+    bool shared = opts->share_cache || opts->max_tenants == 1;
+    if (sched__feed_open(opts->feed, sched->cache.n_blocks, shared ? &plain : NULL, e) != 0)
+        return -1;
+    sched->cache.feed = opts->feed;
+    return 0;
+}
+
 int sched_create(scheduler **out, eng_backend *backend, const sched_opts *opts, sched_sink sink,
                  void *ud, err *e) {
     *out = NULL;
@@ -173,7 +186,7 @@ int sched_create(scheduler **out, eng_backend *backend, const sched_opts *opts, 
     if (resolve_opts(sched, opts, e) != 0) goto fail;
     size_launches(sched);
     if (limit_running(sched, e) != 0) goto fail;
-    if (allocate(sched, e) != 0) goto fail;
+    if (allocate(sched, e) != 0 || open_feed(sched, e) != 0) goto fail;
     *out = sched;
     return 0;
 fail:

@@ -7,6 +7,7 @@
 #include "scheduler/prefix.h"
 
 #include "base/hash.h"
+#include "scheduler/feed_internal.h"
 
 #include <string.h>
 
@@ -79,9 +80,12 @@ void sched__prefix_offer(kv_cache *cache, uint32_t id, const hash128 *hash, cons
     uint32_t *bucket = bucket_of(cache, hash);
     blk->hash_next = *bucket;
     *bucket = id;
+    const prefix_key *told = cache->feed ? sched__feed_key(cache->feed) : NULL;
+    if (told && sched__same_key(told, key)) sched__feed_stored(cache, id);
 }
 
 void sched__prefix_forget(kv_cache *cache, uint32_t id) {
+    if (cache->feed) sched__feed_removed(cache, id);
     uint32_t *at = bucket_of(cache, &cache->contents[id].hash);
     while (*at != id)
         at = &cache->blocks[*at].hash_next;

@@ -10,6 +10,7 @@
  * A step is one round of launches: coda and prelude where a flush pays, then one more loop. Each
  * launch goes through choose to start. With one launch in flight, it is settled at once; with
  * more, the next one is built meanwhile (ahead.c). */
+#include "scheduler/feed_internal.h"
 #include "scheduler/scheduler_internal.h"
 
 #include <stdlib.h>
@@ -129,10 +130,7 @@ static bool at_rest(const scheduler *sched) {
     return sched->n_running + sched->n_waiting + sched->n_out == 0;
 }
 
-int sched_step(scheduler *sched, bool *idle, err *e) {
-    *idle = at_rest(sched);
-    sched->awaits_masks_only = false;
-    if (*idle) return 0;
+static int step(scheduler *sched, bool *idle, err *e) {
     sched->stats.steps++;
     sched->stepping = true;
     int rc = sched->dead ? err_set(e, ERR_DEVICE, NULL, "the device failed") : run_round(sched, e);
@@ -146,6 +144,14 @@ int sched_step(scheduler *sched, bool *idle, err *e) {
     free_ended(sched);
     *idle = at_rest(sched);
     if (*idle) sched->ahead.settled_at = 0; /* a pause is not host time between launches */
+    return rc;
+}
+
+int sched_step(scheduler *sched, bool *idle, err *e) {
+    *idle = at_rest(sched);
+    sched->awaits_masks_only = false;
+    int rc = *idle ? 0 : step(sched, idle, e);
+    if (sched->cache.feed) sched__feed_turn(&sched->cache);
     return rc;
 }
 

@@ -15,6 +15,7 @@
 #include "model/plan.h"
 
 typedef struct eng_backend eng_backend; /* engine/backend.h */
+typedef struct kv_feed kv_feed;         /* scheduler/feed.h */
 
 enum {
     SCHED_CHUNK = 128,
@@ -46,6 +47,7 @@ typedef struct {
     bool share_cache;        /* tenants may find each other's cached prompts */
     bool depth_cap;          /* lower max_loops while the queue is long */
     uint32_t wait_bound;     /* most launches a ready row may be passed over; 0 = default */
+    kv_feed *feed;           /* borrowed; told of cached blocks; NULL: none */
 } sched_opts;
 void sched_opts_default(sched_opts *opts);
 

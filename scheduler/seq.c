@@ -69,6 +69,11 @@ static int resolve_depth(const request_limits *limits, const sched_request *req,
     return 0;
 }
 
+int sched__plain_key(const request_limits *limits, prefix_key *out, err *e) {
+    const sched_request plain = {0};
+    return resolve_depth(limits, &plain, out, e);
+}
+
 static int check_size(const request_limits *limits, const sched_request *req, const prefix_key *key,
                       err *e) {
     uint64_t all = (uint64_t)req->n_prompt + req->max_tokens;

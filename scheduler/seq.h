@@ -79,6 +79,8 @@ typedef struct { /* limits for checking requests; read-only after create, any th
 /* ERR_BAD_PARAM, ERR_TOO_LONG, ERR_NO_MEMORY. The result ends with free(). Any thread. */
 int sched__seq_create(sequence **out, const request_limits *limits, const sched_request *req,
                       err *e) WARN_UNUSED;
+/* The prefix key of a request without a depth, a salt and a tenant of its own. */
+int sched__plain_key(const request_limits *limits, prefix_key *out, err *e) WARN_UNUSED;
 /* Least loops of a position. */
 uint16_t sched__min_loops(const sequence *seq, uint32_t pos);
 /* Whether a position may halt after this many loops, before its limit. */

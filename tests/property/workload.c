@@ -3,6 +3,7 @@
 #include "tests/property/workload.h"
 
 #include "base/hash.h"
+#include "tests/lib/feed_reader.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -42,6 +43,10 @@ typedef struct {
     work_item items[WORK_MAX];
     uint32_t n;
     uint64_t mood; /* draws, at each step, whether to go ahead; 0 = always */
+    kv_feed *feed;
+    feed_reader reader;
+    uint64_t pace; /* draws, at each step, what the reader of the feed does */
+    uint32_t naps; /* percent of steps in which it does nothing */
     char *why;
     size_t why_bytes;
     bool bad;
@@ -180,6 +185,16 @@ static void draw_work(work *load, const work_case *spec) {
     }
 }
 
+/* A queue with little room has blocks wait for the reader. */
+static int make_feed(work *load, const work_case *spec, err *e) {
+    load->pace = spec->seed ^ UINT64_C(0xaaaaaaaaaaaaaaaa);
+    load->naps = chance(&load->pace, 50) ? 0 : 98;
+    if (kv_feed_create(&load->feed, NULL, NULL, e) != 0) return -1;
+    if (chance(&load->pace, 60)) sched__feed_set_room(load->feed, draw(&load->pace, 3, 30));
+    load->opts.feed = load->feed;
+    return 0;
+}
+
 /* ---- running ---- */
 
 static work_item *find(work *load, uint64_t id) {
@@ -235,6 +250,15 @@ static uint64_t step_limit(const work *load) {
     return steps;
 }
 
+/* A reader that lags, and now and then begins anew, knows the blocks of the cache. */
+static const char *read_feed(work *load, const scheduler *sched) {
+    if (chance(&load->pace, 1)) kv_feed_restate(load->feed);
+    if (chance(&load->pace, load->naps)) return NULL;
+    if (chance(&load->pace, 50))
+        return feed_reader_take(&load->reader, load->feed, draw(&load->pace, 0, 3));
+    return feed_reader_compare(&load->reader, load->feed, sched);
+}
+
 static bool drive(work *load, scheduler *sched, work_report *report) {
     uint64_t limit = step_limit(load);
     for (uint64_t step = 0; !load->bad; step++) {
@@ -252,6 +276,8 @@ static bool drive(work *load, scheduler *sched, work_report *report) {
         sched->ahead.rule = behind ? AHEAD_NEVER : AHEAD_ALWAYS;
         if (sched_step(sched, &idle, &e) != 0)
             return fail(load, "step %llu: %s", (unsigned long long)step, e.msg), false;
+        const char *fault = read_feed(load, sched);
+        if (fault) return fail(load, "step %llu: %s", (unsigned long long)step, fault), false;
         if ((step % 8 == 0 || step < 40) && !sched_sane(sched, &e)) {
             return fail(load, "step %llu: %s", (unsigned long long)step, e.msg), false;
         }
@@ -433,14 +459,18 @@ bool work_run(const work_case *spec, work_report *report, char *why, size_t why_
     eng_backend *backend = fake_backend_create(&load->fake);
     scheduler *sched = NULL;
     err e = {0};
-    if (backend == NULL || sched_create(&sched, backend, &load->opts, on_event, load, &e) != 0) {
+    if (backend == NULL || make_feed(load, spec, &e) != 0 ||
+        sched_create(&sched, backend, &load->opts, on_event, load, &e) != 0) {
         fail(load, "create: %s", e.msg);
     } else {
         sched->host_is_free = true;
         if (drive(load, sched, report)) compare_all(load);
+        const char *fault = feed_reader_compare(&load->reader, load->feed, sched);
+        if (fault) fail(load, "at the end: %s", fault);
         if (!load->bad) fill_report(load, sched, backend, report);
     }
     sched_destroy(sched);
+    kv_feed_destroy(load->feed);
     eng_backend_close(backend);
     bool ok = !load->bad;
     free(load);
