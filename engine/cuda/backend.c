@@ -26,6 +26,7 @@ static bool device_is_lost(const cu_backend *cuda) {
 
 int eng__cuda_check(cu_backend *cuda, cudaError_t rc, const char *what, err *e) {
     if (rc == cudaSuccess) return 0;
+    if (eng__cuda_ranks_fault(cuda, e)) return -1;
     const char *kernel = cu_failed_kernel(), *product = cuda->blas_product;
     bool gone = device_is_lost(cuda);
     cuda->blas_product = NULL;
@@ -217,7 +218,9 @@ static int capture(cu_backend *cuda, int stage, uint32_t rows, cu_mode mode, cud
     if (rc == cudaSuccess)
         rc = cudaStreamBeginCapture(cuda->stream, cudaStreamCaptureModeThreadLocal);
     if (rc == cudaSuccess) {
+        eng__cuda_ranks_begin(cuda);
         rc = enqueue(cuda, stage, rows, path);
+        eng__cuda_ranks_captured(cuda, stage, rows);
         cudaError_t ended = cudaStreamEndCapture(cuda->stream, &graph);
         if (rc == cudaSuccess) rc = ended;
     }
@@ -373,6 +376,7 @@ int eng__cuda_open_device(eng_backend **out, const model_folder *model,
     if (open_device(cuda, device, e) != 0) goto fail;
     size_tiles(cuda);
     if (open_blas(cuda, e) != 0) goto fail;
+    if (eng__cuda_ranks_open(cuda, e) != 0) goto fail;
     if (eng__cuda_upload(cuda, e) != 0) goto fail;
     eng__cuda_plan_l2(cuda, (uint64_t)cuda->l2_bytes);
     if (take_gate(cuda, e) != 0) goto fail;

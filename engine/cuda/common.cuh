@@ -241,8 +241,8 @@ extern "C" bool cu_overlap(void);
 
 #ifndef FATHOM_CUDA_SHIM
 template <typename... P, typename... A>
-static inline cudaError_t start_kernel(void (*kernel)(P...), dim3 grid, dim3 block, size_t bytes,
-                                       cudaStream_t stream, A... args) {
+static inline cudaError_t start_kernel(bool early, void (*kernel)(P...), dim3 grid, dim3 block,
+                                       size_t bytes, cudaStream_t stream, A... args) {
     cudaLaunchAttribute overlap;
     overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     overlap.val.programmaticStreamSerializationAllowed = 1;
@@ -252,10 +252,13 @@ static inline cudaError_t start_kernel(void (*kernel)(P...), dim3 grid, dim3 blo
     config.dynamicSmemBytes = bytes;
     config.stream = stream;
     config.attrs = &overlap;
-    config.numAttrs = cu_overlap() ? 1 : 0;
+    config.numAttrs = early ? 1 : 0;
     return cudaLaunchKernelEx(&config, kernel, P(args)...);
 }
-#define START start_kernel
+#define START(...) start_kernel(cu_overlap(), __VA_ARGS__)
+/* Never before all that is queued in front has ended: nodes of a library that captures more than
+ * kernels. */
+#define START_BEHIND(...) start_kernel(false, __VA_ARGS__)
 #endif
 #define LAUNCH(kernel, grid, block, bytes, stream, ...)                                            \
     cu_started(START((kernel), (grid), (block), (bytes), (stream), __VA_ARGS__), #kernel)

@@ -10,6 +10,7 @@
 
 #include "engine/backend_internal.h"
 #include "engine/cuda/kernels.h"
+#include "engine/ranks.h"
 
 #include <cublas_v2.h>
 
@@ -42,6 +43,7 @@ typedef struct {
     uint32_t n, k, ld;
     uint64_t group; /* values between matrices of a set */
     uint32_t keep;  /* first rows of each to keep in the second-level cache */
+    uint32_t all;   /* rows of the whole matrix: n of them are this rank's */
 } cu_mat;
 
 typedef struct {
@@ -75,6 +77,7 @@ typedef struct {
     void *act, *cq, *q_nope, *q, *ctx, *o, *hidden, *wide, *head;
     void *keys, *values, *keys_rope; /* expanded prefill, as its parts */
     float *flash_o, *flash_ml;
+    void *slots; /* of all ranks, for gathers: see ranks.c */
     cu_moe moe;
 } cu_scratch;
 
@@ -103,6 +106,7 @@ typedef struct {
 } cu_flash_plan;
 
 typedef struct cu_clock cu_clock; /* clock.c */
+typedef struct cu_ranks cu_ranks; /* ranks.c */
 
 typedef struct {
     eng_backend base; /* first */
@@ -120,6 +124,7 @@ typedef struct {
     cublasHandle_t blas;
     const char *blas_product; /* refused by cuBLAS with blas_status, until reported; or NULL */
     cublasStatus_t blas_status;
+    cu_ranks *ranks; /* NULL: this device computes every column */
     cu_allocs mem;
     uint64_t weight_bytes;
 
@@ -276,9 +281,47 @@ uint32_t eng__cuda_max_blocks(const cu_backend *cuda); /* of a product, worth st
 cudaError_t eng__cuda_dense_ffn(cu_backend *cuda, const cu_layer *layer, ffn_kind ffn,
                                 uint32_t rows);
 /* act -> parts [rows][n_parts][D]. The always-on experts are groups like the others, or at many
- * rows two dense products, summed as the last part. */
+ * rows two dense products, summed as the last part. With ranks *n_parts is 0: the last core layer
+ * has added its parts to x, the others have left their sum in delta. */
 cudaError_t eng__cuda_experts(cu_backend *cuda, const cu_layer *layer, uint32_t rows,
                               uint32_t *n_parts);
+uint32_t eng__cuda_expert_lines(const cu_backend *cuda); /* most lines of hidden values of a row */
+/* ---- ranks.c: one model over several devices ----
+ *
+ * A product divided by its outputs writes this rank's columns, line by line, into its slot. A
+ * gather fills the slots of the other ranks and spreads all of them to the place where the next
+ * kernel reads whole lines. Without ranks a product writes there at once. */
+typedef struct {
+    void *to;                                      /* [lines][ld] */
+    uint32_t lines, ld, columns, unit, item_bytes; /* widths in items */
+} cu_split;
+/* The columns of a split that are this rank's; all of them without ranks. */
+eng_share eng__cuda_share(const cu_backend *cuda, uint32_t columns, uint32_t unit);
+/* Lines of hidden values; lines of floats. */
+cu_split eng__cuda_split_hidden(const cu_backend *cuda, uint32_t width, uint32_t lines);
+cu_split eng__cuda_split_floats(float *to, uint32_t columns, uint32_t lines);
+/* Where a product writes its columns of line 0, and the items from line to line. */
+void *eng__cuda_own(const cu_backend *cuda, const cu_split *split, uint32_t *ld);
+/* Queues the gather of a split, and its spreading; nothing without ranks. Every rank queues the
+ * same ones in the same order. */
+cudaError_t eng__cuda_gather(cu_backend *cuda, const char *name, const cu_split *split);
+/* Finds the other ranks and a carrier, as opts.ranks and FATHOM_CUDA_RANKS say. Every rank calls it
+ * at the same time. Decides about graphs. */
+int eng__cuda_ranks_open(cu_backend *cuda, err *e) WARN_UNUSED;
+void eng__cuda_ranks_close(cu_backend *cuda);
+/* Bytes of the slots of all ranks, for the largest gather; 0 without ranks. */
+uint64_t eng__cuda_slots_bytes(const cu_backend *cuda);
+/* Room for a cache: as much as every rank has, if this one has *room bytes free and they are to be
+ * shared with the other ranks on its device. */
+int eng__cuda_ranks_room(const cu_backend *cuda, uint64_t *room, err *e) WARN_UNUSED;
+/* Gathers are counted as they are queued. begin: none yet. captured: those since belong to the
+ * graph of a stage (CU_STAGES: the head) and capacity. launched: this graph runs once more, or the
+ * gathers since `begin` ran by themselves; opts.ranks counts them. */
+void eng__cuda_ranks_begin(cu_backend *cuda);
+void eng__cuda_ranks_captured(cu_backend *cuda, int stage, uint32_t rows);
+void eng__cuda_ranks_launched(cu_backend *cuda, int stage, uint32_t rows, bool graph);
+/* True if a gather has failed: the backend is lost, and *e says why. */
+bool eng__cuda_ranks_fault(cu_backend *cuda, err *e);
 /* For tests: fills all working memory with NaN patterns once the launches in flight are over. */
 int eng__cuda_poison(cu_backend *cuda, err *e) WARN_UNUSED;
 /* runs.c: the expanded keys of a launch's prompts. Sizes for a crossover in queries, and a scratch

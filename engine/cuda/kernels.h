@@ -36,6 +36,7 @@ enum {
     CU_FLASH_CHUNK = 512,  /* keys dealt to one split before the next */
     CU_FLASH_SPLITS = 4,
     CU_MAX_EXPERTS = 1024,
+    CU_MAX_RANKS = 64,
     CU_MAX_TOP = 20,      /* as ENG_MAX_TOP */
     CU_MAX_LAUNCH = 8192, /* most rows of one launch */
     CU_ROW_TAIL = 1,      /* as ENG_ROW_* */
@@ -396,6 +397,8 @@ typedef struct {
     uint32_t ldx, x_group, ldy, y_group;
     uint32_t n, k;   /* outputs; k a multiple of CU_K_STEP. SILU: n rows of gate and up,
                         8 and 8 in turn, give n / 2 outputs */
+    uint32_t n_all;  /* outputs of all ranks, n of them here: the order of sums follows from it;
+                        0: n */
     uint32_t groups; /* HEADS */
     cu_moe moe;
     cu_query_args query; /* QUERY: all but in, ld_in, desc and stamp; n_heads * nope is even */
@@ -418,6 +421,32 @@ cudaError_t cu_silu(cudaStream_t stream, const void *desc, const void *x, void *
 /* y[r][i] = 0.5 relu(x)^2 for x [rows][n], n a multiple of 8. */
 cudaError_t cu_relu2(cudaStream_t stream, const void *desc, const void *x, void *y, uint32_t n,
                      uint32_t rows, cu_stamp *stamp);
+
+/* ---- columns of several ranks ---- */
+
+/* Every rank's slot holds its columns of the lines, one line behind the other. Copies them to their
+ * places in `to`. */
+typedef struct {
+    cu_stamp *stamp;
+    const void *slots;   /* of rank r from r * slot_bytes on */
+    uint64_t slot_bytes; /* a multiple of 16 */
+    void *to;            /* [lines][ld] items */
+    uint32_t lines, ld, item_bytes, ranks;
+    uint32_t first[CU_MAX_RANKS + 1]; /* column of rank r; behind the last rank, of all */
+} cu_spread_args;
+/* Waits for the whole of what is queued before it, a library's kernels too. */
+cudaError_t cu_spread(cudaStream_t stream, const cu_spread_args *args);
+
+/* to [rows][width] = the sum of parts [rows][n_parts][width] in their order; with an x [rows][ldx]
+ * its columns from `first` on stand before the parts. */
+typedef struct {
+    const void *desc;
+    cu_stamp *stamp;
+    const float *parts, *x;
+    float *to;
+    uint32_t n_parts, width, first, ldx;
+} cu_join_args;
+cudaError_t cu_join_parts(cudaStream_t stream, const cu_join_args *args, uint32_t rows);
 
 /* ---- experts ---- */
 

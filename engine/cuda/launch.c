@@ -4,6 +4,7 @@
  *
  * `launch` copies its input and queues: it never waits for the device (but see edits_ahead). `wait`
  * blocks on the event of the oldest launch, and on nothing behind it. */
+#include "base/hash.h"
 #include "engine/cuda/cuda_internal.h"
 #include "engine/rowmath.h"
 
@@ -260,14 +261,19 @@ static cudaError_t run_stage(cu_backend *cuda, const cu_flight *flight, cu_path 
     cudaGraphExec_t graph = cuda->graph[flight->stage][i][path.mode];
     /* Long contexts take milliseconds: the cost of single launches is hidden. */
     if (path.passes > 1 || !cuda->graphs) graph = NULL;
+    eng__cuda_ranks_begin(cuda);
     cudaError_t rc = graph ? cudaGraphLaunch(graph, cuda->stream)
                            : eng__cuda_stage(cuda, flight->stage, cuda->bucket[i], path);
+    eng__cuda_ranks_launched(cuda, (int)flight->stage, cuda->bucket[i], graph != NULL);
     if (rc != cudaSuccess || flight->n_heads == 0) return rc;
     i = eng__cuda_bucket(cuda, flight->n_heads);
     uint32_t rows =
         cuda->bucket[i] < cuda->opts.max_logits ? cuda->bucket[i] : cuda->opts.max_logits;
-    return cuda->head_graph[i] && cuda->graphs ? cudaGraphLaunch(cuda->head_graph[i], cuda->stream)
-                                               : eng__cuda_head(cuda, rows);
+    graph = cuda->graphs ? cuda->head_graph[i] : NULL;
+    eng__cuda_ranks_begin(cuda);
+    rc = graph ? cudaGraphLaunch(graph, cuda->stream) : eng__cuda_head(cuda, rows);
+    eng__cuda_ranks_launched(cuda, CU_STAGES, rows, graph != NULL);
+    return rc;
 }
 
 /* Kernels write the flags and choices themselves; logits come with a copy. */
@@ -321,6 +327,14 @@ static int cuda_launch(eng_backend *base, const eng_launch *launch, err *e) {
     return 0;
 }
 
+/* Of what decides about later launches: halted rows and tokens. */
+static uint64_t hash_of(const cu_flight *flight) {
+    uint64_t hash = hash_fnv(HASH_FNV_START, flight->flags + CU_HALTED, flight->n_rows);
+    for (uint32_t i = 0; i < flight->n_choices; i++)
+        hash = hash_fnv(hash, &flight->choices[i].token, sizeof flight->choices[i].token);
+    return hash;
+}
+
 static int cuda_wait(eng_backend *base, eng_result *result, err *e) {
     cu_backend *cuda = (cu_backend *)base;
     cu_flight *flight = &cuda->flight[cuda->oldest];
@@ -345,6 +359,7 @@ static int cuda_wait(eng_backend *base, eng_result *result, err *e) {
                            .n_logits = flight->n_logits,
                            .choices = (const eng_choice *)flight->choices,
                            .n_choices = flight->n_choices,
+                           .check = cuda->opts.ranks ? hash_of(flight) : 0,
                            .ns = (uint64_t)((double)ms * 1e6)};
     return 0;
 }
@@ -353,6 +368,7 @@ static void cuda_close(eng_backend *base) {
     cu_backend *cuda = (cu_backend *)base;
     if (cuda->stream) {
         (void)cudaSetDevice(cuda->device);
+        if (cuda->lost) eng__cuda_ranks_close(cuda); /* a gather may wait for a lost rank */
         if (cuda->copies) (void)cudaStreamSynchronize(cuda->copies);
         (void)cudaStreamSynchronize(cuda->stream); /* launches in flight end first */
     }
@@ -366,6 +382,7 @@ static void cuda_close(eng_backend *base) {
         if (cuda->head_graph[i]) (void)cudaGraphExecDestroy(cuda->head_graph[i]);
     }
     eng__cuda_clock_close(cuda);
+    eng__cuda_ranks_close(cuda); /* behind the graphs with its gathers */
     if (cuda->blas) (void)cublasDestroy(cuda->blas);
     for (uint32_t i = 0; i < cuda->mem.n; i++)
         (void)cudaFree(cuda->mem.items[i]);

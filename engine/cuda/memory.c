@@ -32,8 +32,7 @@ int eng__cuda_take_scratch(cu_backend *cuda, err *e) {
                             (cuda->embeds_values ? plan->n_kv_heads : 0);
     uint64_t q_up = mla ? heads * (plan->qk_nope_head_dim + plan->qk_rope_head_dim) : 1;
     uint64_t ctx = mla ? heads * cu_round(plan->kv_lora_rank, CU_K_STEP) : 1;
-    uint64_t hidden =
-        most(most(parts * cuda->expert_ld, cuda->dense_ld), cuda->groups_shared * cuda->expert_ld);
+    uint64_t hidden = most(eng__cuda_expert_lines(cuda) * cuda->expert_ld, cuda->dense_ld);
     uint64_t wide = cuda->f32 || cuda->invariant
                         ? 1
                         : 2 * most(cuda->groups_shared * cuda->expert_ld, cuda->dense_ld);
@@ -76,6 +75,7 @@ int eng__cuda_take_scratch(cu_backend *cuda, err *e) {
         {&work->keys_rope, keys, cu_round(plan->qk_rope_head_dim, 16), 2},
         {&work->flash_o, flash_parts, plan->v_head_dim, flt},
         {&work->flash_ml, flash_parts, 2, flt},
+        {&work->slots, eng__cuda_slots_bytes(cuda), 1, 1},
         {&work->moe.pick, n, plan->n_experts_per_tok, sizeof(uint32_t)},
         {&work->moe.weight, n, plan->n_experts_per_tok, flt},
         {&work->moe.order, n, parts, sizeof(uint32_t)},
@@ -193,7 +193,10 @@ int eng__cuda_take_cache(cu_backend *cuda, err *e) {
     if (eng__cuda_check(cuda, cudaMemGetInfo(&room, &all), "asking for free memory", e) != 0)
         return -1;
     uint64_t bytes = cuda->opts.cache_bytes;
-    if (bytes == 0) bytes = room - room / 10; /* the rest for graphs and the driver */
+    if (bytes == 0) {
+        bytes = room - room / 10; /* the rest for graphs and the driver */
+        if (eng__cuda_ranks_room(cuda, &bytes, e) != 0) return -1;
+    }
     if (eng__size_cache(info, &cuda->plan, &cuda->opts, bytes, e) != 0) return -1;
     cuda->cache.n_planes = info->n_planes;
     cuda->cache.n_slots = info->n_slots;

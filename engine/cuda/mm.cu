@@ -183,14 +183,15 @@ static const mm_pair *pair_for(const cu_mm_args *args) {
 static size_t block_shared; /* bytes a thread block may have, of cu_mm_setup */
 
 /* log2 of the warps sharing a tile of weight rows: enough to give the device enough warps at one
- * token. A function of the matrix alone, as the order of the sum depends on it. More than enough
- * cost bandwidth: a thread block with fewer weight rows fetches the same tokens, and at 32 tokens
- * and 16 rows it fetches twice as many bytes of them as of weights. */
+ * token. A function of the whole matrix alone, as the order of the sum depends on it. More than
+ * enough cost bandwidth: a thread block with fewer weight rows fetches the same tokens, and at 32
+ * tokens and 16 rows it fetches twice as many bytes of them as of weights. */
 static uint32_t split_k(const cu_mm_args *args) {
     uint32_t groups = args->map == CU_MAP_HEADS                           ? args->groups
                       : args->map == CU_MAP_IN || args->map == CU_MAP_OUT ? args->moe.top_k
                                                                           : 1;
-    uint32_t tiles = cu_ceil_div(args->n, CU_MM_ROWS) * groups, log = 0;
+    uint32_t n = args->n_all ? args->n_all : args->n, log = 0;
+    uint32_t tiles = cu_ceil_div(n, CU_MM_ROWS) * groups;
     while (1u << log < MAX_KS && tiles << log < ENOUGH_WARPS &&
            args->k / (CU_K_STEP * 2 << log) >= 2)
         log++;
@@ -224,6 +225,7 @@ extern "C" cudaError_t cu_mm(cudaStream_t stream, const cu_mm_args *args, uint32
                              uint32_t max_blocks, bool f32) {
     const mm_pair *pair = pair_for(args);
     if (pair == nullptr || (f32 && pair->f32 == nullptr)) return cudaErrorInvalidValue;
+    if (args->n == 0) return cudaSuccess; /* a rank without columns */
     uint32_t log = f32 ? 3 : split_k(args), tiles = cu_ceil_div(rows, CU_TILE_ROWS);
     if (args->map == CU_MAP_HEADS) tiles *= args->groups;
     if (args->map == CU_MAP_IN || args->map == CU_MAP_OUT) {

@@ -17,5 +17,7 @@ int eng__cuda_plugin_open(eng_backend **out, const model_folder *model,
         return err_set(e, ERR_NOT_FOUND, NULL, "no CUDA: no device (%s)",
                        rc == cudaSuccess ? "none visible" : cudaGetErrorString(rc));
     }
-    return eng__cuda_open_device(out, model, opts, 0, e);
+    /* The ranks of a machine take its devices in turn. */
+    int device = opts->ranks ? (int)(opts->ranks->local_rank % (uint32_t)n) : 0;
+    return eng__cuda_open_device(out, model, opts, device, e);
 }

@@ -44,6 +44,7 @@ cu_mm_args eng__cuda_dense_args(cu_backend *cuda, const char *name, const cu_mat
                         .x = x,
                         .ldx = mat->ld,
                         .n = mat->n,
+                        .n_all = mat->all,
                         .k = mat->k,
                         .keep_rows = mat->keep};
 }
@@ -51,6 +52,7 @@ cu_mm_args eng__cuda_dense_args(cu_backend *cuda, const char *name, const cu_mat
 cudaError_t eng__cuda_product(cu_backend *cuda, const char *name, const cu_mat *mat,
                               cu_mm_store store, const void *x, void *y, uint32_t ldy,
                               uint32_t rows) {
+    if (mat->n == 0) return cudaSuccess; /* a rank without columns */
     if (eng__cuda_use_blas(cuda, rows) && store == CU_STORE_F32) {
         return eng__cuda_blas(cuda, name, mat, x, mat->ld, 0, y, ldy, 0, true, rows, 1);
     }
@@ -114,81 +116,125 @@ static cudaError_t assign(cu_backend *cuda, cu_route_args *args, uint32_t rows) 
     return rc;
 }
 
-cudaError_t eng__cuda_experts(cu_backend *cuda, const cu_layer *layer, uint32_t rows,
-                              uint32_t *n_parts) {
-    const model_plan *plan = &cuda->plan;
-    cu_scratch *work = &cuda->work;
-    bool dense = eng__cuda_blas_shared(cuda, rows);
-    cu_moe moe = work->moe;
-    moe.n_experts = plan->n_experts;
-    moe.top_k = plan->n_experts_per_tok;
-    moe.no_output = layer == &cuda->core[plan->n_core - 1] ? CU_ROW_KV_ONLY : 0;
+static cu_moe moe_of(const cu_backend *cuda, bool dense, bool last) {
+    cu_moe moe = cuda->work.moe;
+    moe.n_experts = cuda->plan.n_experts;
+    moe.top_k = cuda->plan.n_experts_per_tok;
+    moe.no_output = last ? CU_ROW_KV_ONLY : 0;
     moe.n_shared_groups = dense ? 0 : cuda->groups_shared;
     moe.parts_per_row = moe.top_k + (dense ? 1 : cuda->groups_shared);
-    *n_parts = moe.parts_per_row;
+    return moe;
+}
+
+/* All but where tokens come from and go to. */
+static cu_mm_args expert_args(const cu_backend *cuda, const cu_mat *routed, const cu_mat *shared,
+                              const cu_moe *moe) {
+    return (cu_mm_args){.desc = cuda->desc,
+                        .w = routed->w,
+                        .w_shared = shared->w,
+                        .w_group = routed->group,
+                        .w_shared_group = shared->group,
+                        .ldw = routed->ld,
+                        .ldw_shared = shared->ld,
+                        .n = routed->n,
+                        .n_all = routed->all,
+                        .k = routed->k,
+                        .moe = *moe,
+                        .keep_rows = shared->keep,
+                        .pass_experts = cuda->pass_experts};
+}
+
+static cudaError_t expert_mm(cu_backend *cuda, const char *name, cu_mm_args *args, uint32_t rows) {
+    args->stamp = eng__cuda_stamp(cuda, name);
+    return cu_mm(cuda->stream, args, rows, eng__cuda_max_blocks(cuda), cuda->f32);
+}
+
+/* With ranks: this rank's columns of all parts -> the sum of all columns. The order of the sum is
+ * the one of the kernel that follows without ranks: behind the last core layer the end of the loop
+ * adds part by part to x, elsewhere row_step adds the sum of the parts. */
+static cudaError_t join_parts(cu_backend *cuda, uint32_t n_parts, bool last, uint32_t rows) {
+    uint32_t dim = cuda->plan.dim;
+    cu_scratch *work = &cuda->work;
+    cu_split sum = eng__cuda_split_floats(last ? work->x : work->delta, dim, rows);
+    cu_join_args args = {.desc = cuda->desc,
+                         .stamp = eng__cuda_stamp(cuda, "join_parts"),
+                         .parts = work->parts,
+                         .x = last ? work->x : NULL,
+                         .n_parts = n_parts,
+                         .first = eng__cuda_share(cuda, dim, sum.unit).first,
+                         .ldx = dim};
+    args.to = eng__cuda_own(cuda, &sum, &args.width);
+    cudaError_t rc = cu_join_parts(cuda->stream, &args, rows);
+    STEP(rc, eng__cuda_gather(cuda, "gather_down", &sum));
+    return rc;
+}
+
+uint32_t eng__cuda_expert_lines(const cu_backend *cuda) {
+    uint32_t groups = cuda->plan.n_experts_per_tok + cuda->groups_shared;
+    return groups + (cuda->blas_rows < UINT32_MAX && cuda->groups_shared > 0);
+}
+
+cudaError_t eng__cuda_experts(cu_backend *cuda, const cu_layer *layer, uint32_t rows,
+                              uint32_t *n_parts) {
+    cu_scratch *work = &cuda->work;
+    bool dense = eng__cuda_blas_shared(cuda, rows);
+    bool last = layer == &cuda->core[cuda->plan.n_core - 1];
+    cu_moe moe = moe_of(cuda, dense, last);
     cu_route_args route = {
         .desc = cuda->desc, .logits = work->router, .bias = layer->router_bias, .moe = moe};
-    cu_mm_args in = {.desc = cuda->desc,
-                     .map = CU_MAP_IN,
-                     .store = CU_STORE_SILU,
-                     .w = layer->gate_up.w,
-                     .w_shared = layer->shared_gate_up.w,
-                     .w_group = layer->gate_up.group,
-                     .w_shared_group = layer->shared_gate_up.group,
-                     .ldw = layer->gate_up.ld,
-                     .ldw_shared = layer->shared_gate_up.ld,
-                     .x = work->act,
-                     .ldx = cuda->dim_ld,
-                     .y = work->hidden,
-                     .ldy = cuda->expert_ld,
-                     .n = layer->gate_up.n,
-                     .k = layer->gate_up.k,
-                     .moe = moe,
-                     .keep_rows = layer->shared_gate_up.keep,
-                     .pass_experts = cuda->pass_experts};
-    cu_mm_args out = {.desc = cuda->desc,
-                      .map = CU_MAP_OUT,
-                      .store = CU_STORE_F32,
-                      .w = layer->down.w,
-                      .w_shared = layer->shared_down.w,
-                      .w_group = layer->down.group,
-                      .w_shared_group = layer->shared_down.group,
-                      .ldw = layer->down.ld,
-                      .ldw_shared = layer->shared_down.ld,
-                      .x = work->hidden,
-                      .ldx = cuda->expert_ld,
-                      .y = work->parts,
-                      .ldy = plan->dim,
-                      .n = plan->dim,
-                      .k = layer->down.k,
-                      .moe = moe,
-                      .keep_rows = layer->shared_down.keep,
-                      .pass_experts = cuda->pass_experts};
-    cudaError_t rc = eng__cuda_product(cuda, "router", &layer->router, CU_STORE_F32, work->act,
-                                       work->router, plan->n_experts, rows);
-    STEP(rc, assign(cuda, &route, rows));
-    in.stamp = eng__cuda_stamp(cuda, "expert_gate_up");
-    STEP(rc, cu_mm(cuda->stream, &in, rows, eng__cuda_max_blocks(cuda), cuda->f32));
-    out.stamp = eng__cuda_stamp(cuda, "expert_down");
-    STEP(rc, cu_mm(cuda->stream, &out, rows, eng__cuda_max_blocks(cuda), cuda->f32));
-    if (!dense) return rc;
-    cu_mat wide = layer->shared_gate_up; /* all groups as one matrix */
+    /* The always-on experts as one matrix have their hidden values behind those of the parts. */
+    uint32_t n_lines = rows * moe.parts_per_row;
+    cu_split hidden = eng__cuda_split_hidden(cuda, cuda->expert_ld,
+                                             n_lines + (dense ? rows * cuda->groups_shared : 0));
+    cu_mm_args in = expert_args(cuda, &layer->gate_up, &layer->shared_gate_up, &moe),
+               out = expert_args(cuda, &layer->down, &layer->shared_down, &moe);
+    in.map = CU_MAP_IN;
+    in.store = CU_STORE_SILU;
+    in.x = work->act;
+    in.ldx = cuda->dim_ld;
+    in.y = eng__cuda_own(cuda, &hidden, &in.ldy);
+    out.map = CU_MAP_OUT;
+    out.store = CU_STORE_F32;
+    out.x = work->hidden;
+    out.ldx = cuda->expert_ld;
+    out.y = work->parts;
+    out.ldy = out.n;
+    cu_mat wide = layer->shared_gate_up;
     wide.n *= cuda->groups_shared;
-    STEP(rc, eng__cuda_product(cuda, "shared_gate_up", &wide, CU_STORE_SILU, work->act,
-                               work->hidden, layer->shared_down.ld, rows));
-    STEP(rc, eng__cuda_product(cuda, "shared_down", &layer->shared_down, CU_STORE_F32, work->hidden,
-                               work->parts + (size_t)moe.top_k * plan->dim,
-                               moe.parts_per_row * plan->dim, rows));
+    size_t behind = n_lines * cu_act_bytes(cuda);
+    cudaError_t rc = eng__cuda_product(cuda, "router", &layer->router, CU_STORE_F32, work->act,
+                                       work->router, cuda->plan.n_experts, rows);
+    STEP(rc, assign(cuda, &route, rows));
+    STEP(rc, expert_mm(cuda, "expert_gate_up", &in, rows));
+    if (dense)
+        STEP(rc, eng__cuda_product(cuda, "shared_gate_up", &wide, CU_STORE_SILU, work->act,
+                                   (uint8_t *)in.y + behind * in.ldy, wide.n / 2, rows));
+    STEP(rc, eng__cuda_gather(cuda, "gather_gate_up", &hidden));
+    STEP(rc, expert_mm(cuda, "expert_down", &out, rows));
+    if (dense)
+        STEP(rc, eng__cuda_product(cuda, "shared_down", &layer->shared_down, CU_STORE_F32,
+                                   (uint8_t *)work->hidden + behind * cuda->expert_ld,
+                                   work->parts + (size_t)moe.top_k * out.ldy,
+                                   moe.parts_per_row * out.ldy, rows));
+    *n_parts = cuda->ranks ? 0 : moe.parts_per_row;
+    if (cuda->ranks) STEP(rc, join_parts(cuda, moe.parts_per_row, last, rows));
     return rc;
 }
 
 cudaError_t eng__cuda_dense_ffn(cu_backend *cuda, const cu_layer *layer, ffn_kind ffn,
                                 uint32_t rows) {
     bool gated = ffn == FFN_SWIGLU;
-    cudaError_t rc = eng__cuda_product(cuda, gated ? "gate_up" : "up", &layer->gate_up,
-                                       gated ? CU_STORE_SILU : CU_STORE_RELU2, cuda->work.act,
-                                       cuda->work.hidden, layer->down.ld, rows);
-    STEP(rc, eng__cuda_product(cuda, "down", &layer->down, CU_STORE_F32, cuda->work.hidden,
-                               cuda->work.delta, cuda->plan.dim, rows));
+    cu_split hidden = eng__cuda_split_hidden(cuda, cuda->dense_ld, rows),
+             delta = eng__cuda_split_floats(cuda->work.delta, cuda->plan.dim, rows);
+    uint32_t ld;
+    void *own = eng__cuda_own(cuda, &hidden, &ld);
+    cudaError_t rc =
+        eng__cuda_product(cuda, gated ? "gate_up" : "up", &layer->gate_up,
+                          gated ? CU_STORE_SILU : CU_STORE_RELU2, cuda->work.act, own, ld, rows);
+    STEP(rc, eng__cuda_gather(cuda, "gather_gate_up", &hidden));
+    own = eng__cuda_own(cuda, &delta, &ld);
+    STEP(rc, eng__cuda_product(cuda, "down", &layer->down, CU_STORE_F32, cuda->work.hidden, own, ld,
+                               rows));
+    STEP(rc, eng__cuda_gather(cuda, "gather_down", &delta));
     return rc;
 }

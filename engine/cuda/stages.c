@@ -453,25 +453,34 @@ cudaError_t eng__cuda_stage(cu_backend *cuda, eng_stage stage, uint32_t rows, cu
 }
 
 static cudaError_t logits_of_rows(cu_backend *cuda, uint32_t rows) {
-    uint32_t vocab = cuda->plan.vocab_size;
+    cu_split logits = eng__cuda_split_floats(cuda->work.logits, cuda->plan.vocab_size, rows);
+    uint32_t ld;
+    float *own = eng__cuda_own(cuda, &logits, &ld);
+    const cu_mat *head = &cuda->head;
+    cudaError_t rc = cudaSuccess;
     if (eng__cuda_use_blas(cuda, rows)) {
-        cu_mat head = cuda->head;
-        return eng__cuda_blas(cuda, "head", &head, cuda->work.head, head.ld, 0, cuda->work.logits,
-                              vocab, 0, true, rows, 1);
+        if (head->n)
+            rc = eng__cuda_blas(cuda, "head", head, cuda->work.head, head->ld, 0, own, ld, 0, true,
+                                rows, 1);
+        STEP(rc, eng__cuda_gather(cuda, "gather_head", &logits));
+        return rc;
     }
     cu_mm_args args = {.desc = cuda->desc,
                        .stamp = eng__cuda_stamp(cuda, "head"),
                        .map = CU_MAP_LOGITS,
                        .store = CU_STORE_F32,
-                       .w = cuda->head.w,
-                       .ldw = cuda->head.ld,
+                       .w = head->w,
+                       .ldw = head->ld,
                        .x = cuda->work.head,
                        .ldx = cuda->dim_ld,
-                       .y = cuda->work.logits,
-                       .ldy = vocab,
-                       .n = vocab,
-                       .k = cuda->head.k};
-    return cu_mm(cuda->stream, &args, rows, eng__cuda_max_blocks(cuda), cuda->f32);
+                       .y = own,
+                       .ldy = ld,
+                       .n = head->n,
+                       .n_all = head->all,
+                       .k = head->k};
+    rc = cu_mm(cuda->stream, &args, rows, eng__cuda_max_blocks(cuda), cuda->f32);
+    STEP(rc, eng__cuda_gather(cuda, "gather_head", &logits));
+    return rc;
 }
 
 /* Tokens are picked in the head's graph: no launch more, and the logits are still in the cache.

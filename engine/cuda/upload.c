@@ -99,7 +99,7 @@ int eng__up_zeros(cu_uploader *upload, uint32_t rows, err *e) {
 
 int eng__up_begin(cu_uploader *upload, cu_mat *mat, uint32_t count, uint32_t n, uint32_t k,
                   err *e) {
-    mat->n = n;
+    mat->n = mat->all = n;
     mat->k = cu_round(k, CU_K_STEP);
     mat->ld = mat->k;
     mat->group = (uint64_t)cu_round(n, CU_MM_ROWS) * mat->ld;

@@ -55,10 +55,19 @@ static int upload_one(cu_uploader *upload, cu_mat *mat, tensor_place at, tensor_
     return upload_stack(upload, mat, at, &role, 1, e);
 }
 
-/* gate rows [first, first + n) and the same of up, 8 and 8 in turn, zeros up to `padded`. */
+/* A matrix [n][k] of which this rank's rows follow: eng__up_begin of these alone. */
+static int begin_own(cu_uploader *upload, cu_mat *mat, uint32_t count, uint32_t n, eng_share own,
+                     uint32_t k, err *e) {
+    if (eng__up_begin(upload, mat, count, own.last - own.first, k, e) != 0) return -1;
+    mat->all = n;
+    return 0;
+}
+
+/* Of gate rows [first, first + n) and the same of up, 8 and 8 in turn, the rows `own`; zeros from n
+ * on. */
 static int put_gate_up(cu_uploader *upload, const model_tensor *gate, const model_tensor *up,
-                       uint32_t first, uint32_t n, uint32_t padded, uint32_t k, err *e) {
-    for (uint32_t i = 0; i < padded; i += 8) {
+                       uint32_t first, uint32_t n, eng_share own, uint32_t k, err *e) {
+    for (uint32_t i = own.first; i < own.last; i += 8) {
         for (uint32_t side = 0; side < 2; side++) {
             for (uint32_t j = i; j < i + 8; j++) {
                 int rc = j < n ? eng__up_row(upload, side ? up : gate, first + j, 0, k, e)
@@ -70,14 +79,33 @@ static int put_gate_up(cu_uploader *upload, const model_tensor *gate, const mode
     return 0;
 }
 
-/* up rows, zeros up to `padded`: the products out of the layer need no bound. */
-static int put_up(cu_uploader *upload, const model_tensor *up, uint32_t padded, uint32_t k,
-                  err *e) {
-    uint32_t n = (uint32_t)up->shape[0];
-    for (uint32_t row = 0; row < n; row++) {
-        if (eng__up_row(upload, up, row, 0, k, e) != 0) return -1;
+/* Rows `own` of a tensor [n][k], zeros from n on, and as many as fill the last tile. */
+static int put_rows(cu_uploader *upload, const model_tensor *tensor, eng_share own, uint32_t k,
+                    err *e) {
+    uint32_t n = (uint32_t)tensor->shape[0], end = own.last < n ? own.last : n;
+    for (uint32_t row = own.first; row < end; row++) {
+        if (eng__up_row(upload, tensor, row, 0, k, e) != 0) return -1;
     }
-    return eng__up_zeros(upload, padded - n, e);
+    uint32_t there = end > own.first ? end - own.first : 0;
+    return eng__up_zeros(upload, cu_round(own.last - own.first, CU_MM_ROWS) - there, e);
+}
+
+/* This rank's rows of one tensor [n][k], of n / ENG_RANKS_OUT units. */
+static int upload_own(cu_uploader *upload, cu_mat *mat, const model_tensor *tensor, err *e) {
+    uint32_t n = (uint32_t)tensor->shape[0], k = (uint32_t)tensor->shape[1];
+    eng_share own = eng__cuda_share(upload->cuda, n, ENG_RANKS_OUT);
+    if (begin_own(upload, mat, 1, n, own, k, e) != 0 || put_rows(upload, tensor, own, k, e) != 0)
+        return -1;
+    return eng__up_flush(upload, e);
+}
+
+/* The hidden values of a layer, of `padded`, that this rank computes. */
+static eng_share own_hidden(const cu_uploader *upload, uint32_t padded) {
+    return eng__cuda_share(upload->cuda, padded, ENG_RANKS_HIDDEN);
+}
+/* The same in rows of a matrix with a gate for each. */
+static eng_share with_gates(eng_share hidden) {
+    return (eng_share){2 * hidden.first, 2 * hidden.last};
 }
 
 static int upload_dense_ffn(cu_uploader *upload, cu_layer *layer, tensor_place at, ffn_kind ffn,
@@ -92,12 +120,14 @@ static int upload_dense_ffn(cu_uploader *upload, cu_layer *layer, tensor_place a
     }
     uint32_t hidden = cuda->plan.ffn_dim, padded = cu_round(hidden, CU_K_STEP),
              dim = cuda->plan.dim;
-    if (eng__up_begin(upload, &layer->gate_up, 1, gated ? 2 * padded : padded, dim, e) != 0)
+    eng_share own = own_hidden(upload, padded);
+    if (begin_own(upload, &layer->gate_up, 1, gated ? 2 * padded : padded,
+                  gated ? with_gates(own) : own, dim, e) != 0)
         return -1;
-    int rc = gated ? put_gate_up(upload, &gate, &up, 0, hidden, padded, dim, e)
-                   : put_up(upload, &up, padded, dim, e);
+    int rc = gated ? put_gate_up(upload, &gate, &up, 0, hidden, own, dim, e)
+                   : put_rows(upload, &up, own, dim, e);
     if (rc != 0 || eng__up_flush(upload, e) != 0) return -1;
-    return upload_columns(upload, &layer->down, &down, 0, hidden, e);
+    return upload_own(upload, &layer->down, &down, e);
 }
 
 /* gate, up and down of expert `index`; `first` is the role of the gate, the others follow it. */
@@ -114,34 +144,36 @@ static int expert_tensors(const cu_backend *cuda, tensor_place at, tensor_role f
 static int upload_routed(cu_uploader *upload, cu_layer *layer, tensor_place at, err *e) {
     const model_plan *plan = &upload->cuda->plan;
     uint32_t padded = cu_round(plan->expert_dim, CU_K_STEP);
+    eng_share own = own_hidden(upload, padded),
+              out = eng__cuda_share(upload->cuda, plan->dim, ENG_RANKS_OUT);
     model_tensor tensor[3];
-    if (eng__up_begin(upload, &layer->gate_up, plan->n_experts, 2 * padded, plan->dim, e) != 0)
+    if (begin_own(upload, &layer->gate_up, plan->n_experts, 2 * padded, with_gates(own), plan->dim,
+                  e) != 0)
         return -1;
     for (uint32_t j = 0; j < plan->n_experts; j++) {
         if (expert_tensors(upload->cuda, at, TENSOR_EXPERT_GATE, j, tensor, e) != 0 ||
-            put_gate_up(upload, &tensor[0], &tensor[1], 0, plan->expert_dim, padded, plan->dim,
-                        e) != 0) {
+            put_gate_up(upload, &tensor[0], &tensor[1], 0, plan->expert_dim, own, plan->dim, e) !=
+                0) {
             return -1;
         }
     }
     if (eng__up_flush(upload, e) != 0) return -1;
-    if (eng__up_begin(upload, &layer->down, plan->n_experts, plan->dim, plan->expert_dim, e) != 0)
+    if (begin_own(upload, &layer->down, plan->n_experts, plan->dim, out, plan->expert_dim, e) != 0)
         return -1;
     for (uint32_t j = 0; j < plan->n_experts; j++) {
-        if (expert_tensors(upload->cuda, at, TENSOR_EXPERT_GATE, j, tensor, e) != 0) return -1;
-        for (uint32_t row = 0; row < plan->dim; row++) {
-            if (eng__up_row(upload, &tensor[2], row, 0, plan->expert_dim, e) != 0) return -1;
-        }
-        if (eng__up_zeros(upload, cu_round(plan->dim, CU_MM_ROWS) - plan->dim, e) != 0) return -1;
+        if (expert_tensors(upload->cuda, at, TENSOR_EXPERT_GATE, j, tensor, e) != 0 ||
+            put_rows(upload, &tensor[2], out, plan->expert_dim, e) != 0)
+            return -1;
     }
     return eng__up_flush(upload, e);
 }
 
 /* A shared expert's down as columns of one matrix: row r holds row r of every group. */
-static int put_shared_down(cu_uploader *upload, const model_tensor *down, uint32_t padded, err *e) {
+static int put_shared_down(cu_uploader *upload, const model_tensor *down, eng_share own,
+                           uint32_t padded, err *e) {
     const model_plan *plan = &upload->cuda->plan;
     uint32_t per = plan->n_experts_per_tok, groups = upload->cuda->groups_shared;
-    for (uint32_t row = 0; row < plan->dim; row++) {
+    for (uint32_t row = own.first; row < own.last; row++) {
         uint8_t *at = eng__up_next_row(upload, 0, groups, e);
         if (at == NULL) return -1;
         for (uint32_t group = 0; group < groups; group++) {
@@ -152,7 +184,8 @@ static int put_shared_down(cu_uploader *upload, const model_tensor *down, uint32
                           first, plan->expert_dim);
         }
     }
-    return eng__up_zeros(upload, cu_round(plan->dim, CU_MM_ROWS) - plan->dim, e);
+    uint32_t rows = own.last - own.first;
+    return eng__up_zeros(upload, cu_round(rows, CU_MM_ROWS) - rows, e);
 }
 
 /* A shared expert of hidden expert_dim * top_k is top_k groups of hidden expert_dim: the MoE is
@@ -162,19 +195,22 @@ static int upload_shared(cu_uploader *upload, cu_layer *layer, tensor_place at, 
     uint32_t padded = cu_round(plan->expert_dim, CU_K_STEP), groups = upload->cuda->groups_shared;
     uint32_t per = plan->n_experts_per_tok;
     if (groups == 0) return 0;
+    eng_share own = own_hidden(upload, padded),
+              out = eng__cuda_share(upload->cuda, plan->dim, ENG_RANKS_OUT);
     model_tensor tensor[3], *down = array_new(plan->n_shared_experts, sizeof *down);
     if (down == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory packing weights");
-    int rc = eng__up_begin(upload, &layer->shared_gate_up, groups, 2 * padded, plan->dim, e);
+    int rc = begin_own(upload, &layer->shared_gate_up, groups, 2 * padded, with_gates(own),
+                       plan->dim, e);
     for (uint32_t group = 0; rc == 0 && group < groups; group++) {
         rc = expert_tensors(upload->cuda, at, TENSOR_SHARED_GATE, group / per, tensor, e);
         down[group / per] = tensor[2];
         if (rc == 0)
             rc = put_gate_up(upload, &tensor[0], &tensor[1], group % per * plan->expert_dim,
-                             plan->expert_dim, padded, plan->dim, e);
+                             plan->expert_dim, own, plan->dim, e);
     }
     if (rc == 0) rc = eng__up_flush(upload, e);
-    if (rc == 0) rc = eng__up_begin(upload, &layer->shared_down, 1, plan->dim, groups * padded, e);
-    if (rc == 0) rc = put_shared_down(upload, down, padded, e);
+    if (rc == 0) rc = begin_own(upload, &layer->shared_down, 1, plan->dim, out, groups * padded, e);
+    if (rc == 0) rc = put_shared_down(upload, down, out, padded, e);
     if (rc == 0) rc = eng__up_flush(upload, e);
     layer->shared_down.group = padded; /* group g reads columns from g * padded on */
     free(down);
@@ -429,17 +465,26 @@ static int upload_tables(cu_backend *cuda, err *e) {
     return rc;
 }
 
+/* A head of its own, or this rank's rows of the embedding. */
+static int upload_head(cu_uploader *upload, err *e) {
+    cu_backend *cuda = upload->cuda;
+    model_tensor head;
+    if (model_find(cuda->model, cu_of_model(TENSOR_HEAD), &head))
+        return upload_own(upload, &cuda->head, &head, e);
+    eng_share own = eng__cuda_share(cuda, cuda->embed.n, ENG_RANKS_OUT);
+    cuda->head = cuda->embed;
+    cuda->head.n = own.last - own.first;
+    cuda->head.w =
+        (uint8_t *)cuda->embed.w + (size_t)own.first * cuda->embed.ld * cu_act_bytes(cuda);
+    return 0;
+}
+
 static int upload_all(cu_uploader *upload, err *e) {
     cu_backend *cuda = upload->cuda;
     const model_plan *plan = &cuda->plan;
-    model_tensor head;
-    if (upload_one(upload, &cuda->embed, cu_of_model(TENSOR_EMBED), TENSOR_EMBED, e) != 0)
+    if (upload_one(upload, &cuda->embed, cu_of_model(TENSOR_EMBED), TENSOR_EMBED, e) != 0 ||
+        upload_head(upload, e) != 0)
         return -1;
-    cuda->head = cuda->embed;
-    if (model_find(cuda->model, cu_of_model(TENSOR_HEAD), &head) &&
-        upload_one(upload, &cuda->head, cu_of_model(TENSOR_HEAD), TENSOR_HEAD, e) != 0) {
-        return -1;
-    }
     uint32_t before = plan->n_prelude;
     if (upload_layers(upload, &cuda->prelude, PART_OF_PRELUDE, plan->n_prelude, 0, plan->end_ffn,
                       e) != 0 ||

@@ -10,7 +10,8 @@ ifneq ($(SYSROOT),)
 SYS_CFLAGS := -I$(CURDIR)/build/sysroot/usr/include -I$(CURDIR)/build/sysroot/usr/include/x86_64-linux-gnu
 SYS_LIBS   := -L$(CURDIR)/build/sysroot/usr/lib/x86_64-linux-gnu -Wl,-rpath,$(CURDIR)/build/sysroot/usr/lib/x86_64-linux-gnu
 endif
-COMMON = -D_GNU_SOURCE -DFATHOM_CUDA_SHIM=1 -DCU_TARGETS='"the shim"' -DFATHOM_VERSION='"shim"' -g -O2 -fno-omit-frame-pointer \
+# The stand-in for NCCL is in the program itself.
+COMMON = -D_GNU_SOURCE -DFATHOM_CUDA_SHIM=1 -DCU_NCCL_LIBRARY=NULL -DCU_TARGETS='"the shim"' -DFATHOM_VERSION='"shim"' -g -O2 -fno-omit-frame-pointer \
           -fno-strict-aliasing -Itests/cuda/shim -I. $(SYS_CFLAGS) $(SAN) -pthread
 CFLAGS = -std=c11 -Wall -Wextra -Wshadow -Wvla -Werror $(COMMON)
 CXXFLAGS = -std=c++17 -Wall -Wextra -Wno-unknown-pragmas -Werror $(COMMON)
@@ -42,7 +43,7 @@ $(B)/step-bench: $(B)/bench/tools/cuda/step.o $(RIG_OBJ) $(filter-out $(B)/tests
 
 $(B)/selftest: $(OBJ) $(LIB)
 	@echo "  LD  $@"
-	@$(CXX) $(COMMON) -o $@ $(OBJ) $(LIB) $(SYS_LIBS) -ljansson -lpcre2-8 -lutf8proc -lm -ldl
+	@$(CXX) $(COMMON) -rdynamic -o $@ $(OBJ) $(LIB) $(SYS_LIBS) -ljansson -lpcre2-8 -lutf8proc -lm -ldl
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)

@@ -13,6 +13,7 @@ import sysconfig
 # A program has one name in the kit and another where it is built to run without a device.
 ALIASES = {"fathom-cuda-selftest": "selftest", "fathom-cuda-bench": "kernel-bench", "fathom-cuda-step": "step-bench"}
 CUBLAS = "libcublas.so.13"
+NCCL = "libnccl.so.2"  # for models on several devices; the self-test says where it is missing
 TOOLS = ("ncu", "compute-sanitizer")
 ASKED = "name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit,ecc.mode.current"
 STATE = "clocks.sm,clocks.mem,temperature.gpu,power.draw,memory.used"
@@ -64,13 +65,13 @@ def python_with_torch(runner):
     return None
 
 
-def cublas_folder(ldconfig_text=""):
-    """Where libcublas.so.13 is, or "" where it is not."""
+def library_folder(library, package, ldconfig_text=""):
+    """Where one of NVIDIA's libraries is, in Python under the name `package`; "" where it is not."""
     folders = [*sorted(glob.glob("/usr/local/cuda*/lib64")), *sorted(glob.glob("/usr/local/cuda*/targets/x86_64-linux/lib"))]
-    folders += [os.path.dirname(p) for p in re.findall(rf"{re.escape(CUBLAS)} .*=> (\S+)", ldconfig_text)]
+    folders += [os.path.dirname(p) for p in re.findall(rf"{re.escape(library)} .*=> (\S+)", ldconfig_text)]
     for packages in package_folders():
-        folders += [os.path.join(packages, "nvidia", "cu13", "lib"), os.path.join(packages, "nvidia", "cublas", "lib")]
-    return next((f for f in folders if os.path.exists(os.path.join(f, CUBLAS))), "")
+        folders += [os.path.join(packages, "nvidia", "cu13", "lib"), os.path.join(packages, "nvidia", package, "lib")]
+    return next((f for f in folders if os.path.exists(os.path.join(f, library))), "")
 
 
 def tool(name):
@@ -79,10 +80,10 @@ def tool(name):
     return shutil.which(name) or next(iter(places), None)
 
 
-def environment(cublas, libraries=None):
+def environment(*folders):
     """Ours, with folders put before LD_LIBRARY_PATH. What is in it stays: it may name the driver's folder."""
     env = dict(os.environ, CUDA_MODULE_LOADING="LAZY")
-    folders = [libraries, cublas, os.environ.get("LD_LIBRARY_PATH")]
+    folders = [*dict.fromkeys(folders), os.environ.get("LD_LIBRARY_PATH")]
     env["LD_LIBRARY_PATH"] = ":".join(f for f in folders if f)
     return env
 
@@ -116,15 +117,16 @@ class Machine:
     def __init__(self, runner, programs):
         self.runner = runner
         known = runner.run("ldconfig", 5, ["/sbin/ldconfig", "-p"], dict(os.environ)).out
-        self.cublas = cublas_folder(known)
+        self.cublas = library_folder(CUBLAS, "cublas", known)
+        self.nccl = library_folder(NCCL, "nccl", known)
         self.tools = {name: tool(name) for name in TOOLS}
-        self.env = environment(self.cublas)
+        self.env = environment(self.cublas, self.nccl)
         self.programs = programs
 
     def fathom_env(self):
         """The kit's libraries are for `fathom` alone: others might take an older one than they were built for."""
         libraries = os.path.join(os.path.dirname(self.programs.find("fathom")), "lib")
-        return environment(self.cublas, libraries if os.path.isdir(libraries) else None)
+        return environment(libraries if os.path.isdir(libraries) else None, self.cublas, self.nccl)
 
     def ask_gpu(self, fields):
         return self.runner.run("nvidia-smi", 10, ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"], self.env).out.strip()
@@ -143,5 +145,5 @@ class Machine:
                 "torch": torch_version(), "os": read("/etc/os-release", r'^PRETTY_NAME="(.*)"'), "cpus": os.cpu_count(),
                 "cpu": read("/proc/cpuinfo", r"^model name\s*: (.*)"), "memory": read("/proc/meminfo", r"^MemTotal:\s*(.*)"),
                 "shared_memory_free_gb": free_gb("/dev/shm"), "nvcc": "".join(re.findall(r"release.*", said)),
-                "cuda": sorted(glob.glob("/usr/local/cuda*")), "cublas": self.cublas, "tools": self.tools,
+                "cuda": sorted(glob.glob("/usr/local/cuda*")), "cublas": self.cublas, "nccl": self.nccl, "tools": self.tools,
                 "missing": self.missing_libraries()}

@@ -34,6 +34,9 @@ def read_selftest(ended):
     fails = re.findall(r"^FAIL: .*", ended.out, re.M)
     if fails:
         entry["fails"] = fails[:10]
+    told = re.findall(r"^ranks: (.*)", ended.out, re.M)  # times, and what could not run here
+    if told:
+        entry["told"] = told
     entry["depths_only"] = bool(fails) and len(fails) == entry["failed_checks"] and all(map(only_depths, fails))
     entry["green"] = entry["checks"] > 0 and (ended.rc == 0 or (ended.rc == 1 and entry["depths_only"]))
     if ended.out.startswith("skipped:"):

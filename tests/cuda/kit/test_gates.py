@@ -68,6 +68,14 @@ class Gates(PretendedRun):
         self.assertTrue(results["steps"]["selftest.mm"]["depths_only"])
         self.assertEqual(results["steps"]["selftest.mm"]["fails"], ["FAIL: " + line])
 
+    def test_what_ranks_could_not_show_here_is_told_and_stays_green(self):
+        line = "skipped NCCL with one rank: libnccl.so.2 is not here"
+        self.program("kit/fathom-cuda-selftest", SELFTEST + f'[ "$1" = mm ] && echo "ranks: {line}"\n' + GREEN)
+        results = self.run_script("--only", "selftest")
+        self.assertTrue(results["self_test_green"])
+        self.assertEqual(results["steps"]["selftest.mm"]["told"], [line])
+        self.assertNotIn("told", results["steps"]["selftest.rows"])
+
     def test_a_group_without_a_single_check_is_red(self):
         self.program("kit/fathom-cuda-selftest", SELFTEST + '[ "$1" = mm ] && { echo "0 checks, 0 failed"; exit 0; }\n' + GREEN)
         self.assertEqual(self.run_script(status=1)["red"], ["mm"])

@@ -1,6 +1,7 @@
 /* main.c - runs the CUDA self-test and prints plain counts. Exit status: 0 all checks hold (or
  * there is no device), 1 some do not. One argument runs one group; --list names them. */
 #include "base/clock.h"
+#include "base/log.h"
 #include "tests/cuda/selftest/selftest.h"
 
 #include <stdio.h>
@@ -37,11 +38,13 @@ static const struct {
     {"failures", test_failures},
     {"clock", test_clock},
     {"invariant", test_invariant},
+    {"ranks", test_ranks},
 };
 
 int main(int argc, char **argv) {
     int devices = 0;
     setvbuf(stdout, NULL, _IOLBF, 0);
+    log_set_level(LOG_WARN);
     if (argc > 1 && strcmp(argv[1], "--list") == 0) {
         for (size_t i = 0; i < ARRAY_LEN(groups); i++)
             printf("%s\n", groups[i].name);

@@ -9,7 +9,7 @@
  * device from unpinned memory, return before the device has the bytes. They go through the legacy
  * stream, and no other stream here waits for it, as all are non-blocking.
  *
- * There are two devices. An object made on one is refused while the other is current. CUDA is
+ * There are four devices. An object made on one is refused while the other is current. CUDA is
  * milder in places; the engine must not rely on it. */
 #ifndef FATHOM_SHIM_CUDA_RUNTIME_API_H
 #define FATHOM_SHIM_CUDA_RUNTIME_API_H
@@ -65,6 +65,7 @@ struct cudaDeviceProp {
 cudaError_t cudaGetDeviceCount(int *count);
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int device);
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int device);
+cudaError_t cudaDeviceGetPCIBusId(char *text, int bytes, int device);
 cudaError_t cudaSetDevice(int device); /* for the calling thread; 0 before */
 cudaError_t cudaGetDevice(int *device);
 cudaError_t cudaDeviceSynchronize(void);
@@ -114,6 +115,9 @@ void shim_break_at(long n);
 /* The error from sizing a kernel's shared memory when no kernel has code for the device; 0: all
  * have. */
 void shim_no_image(cudaError_t rc);
+/* Called over and over by an operation of the stand-in for NCCL (nccl.cpp) while it waits for other
+ * ranks, threads of this process that run one at a time: lets another run. */
+void shim_pause_by(void (*pause)(void));
 /* Order in which the threads of a block take turns: 0 rising, 1 falling, else shuffled by it. A
  * result depending on the order lacks a barrier. */
 void shim_set_order(unsigned order);

@@ -3,7 +3,7 @@
 
 #include <cstdio>
 
-enum { DEVICES = 2, L2_BYTES = 50 << 20 };
+enum { DEVICES = 4, L2_BYTES = 50 << 20 };
 
 namespace {
 long fail_in = -1, break_in = -1;
@@ -127,6 +127,12 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int device) 
     *value = attr == cudaDevAttrL2CacheSize ? (int)L2_BYTES : (int)shim_most_shared();
     return cudaSuccess;
 }
+cudaError_t cudaDeviceGetPCIBusId(char *text, int bytes, int device) {
+    MAY_FAIL(cudaErrorInvalidValue);
+    if (device < 0 || device >= DEVICES) return shim_said(cudaErrorInvalidDevice);
+    snprintf(text, (size_t)bytes, "0000:%02x:00.0", device);
+    return cudaSuccess;
+}
 cudaError_t cudaSetDevice(int device) {
     MAY_FAIL(cudaErrorNoDevice);
     if (device < 0 || device >= DEVICES) return shim_said(cudaErrorInvalidDevice);
@@ -140,9 +146,11 @@ cudaError_t cudaGetDevice(int *device) {
 }
 /* The legacy stream last: other streams do not wait for it. */
 cudaError_t cudaDeviceSynchronize(void) {
-    for (auto *stream : streams) {
-        if (stream->device == current) shim_drain(stream);
-    }
+    std::vector<shim_stream *> here; /* another thread may open streams while one runs dry */
+    for (auto *stream : streams)
+        if (stream->device == current) here.push_back(stream);
+    for (auto *stream : here)
+        shim_drain(stream);
     shim_drain(shim_legacy());
     MAY_FAIL(cudaErrorLaunchFailure);
     return cudaSuccess;

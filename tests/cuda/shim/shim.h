@@ -182,6 +182,7 @@ static inline cudaError_t shim_start(void (*kernel)(P...), dim3 grid, dim3 block
                        shim_bind(kernel, P(args)...));
 }
 #define START shim_start
+#define START_BEHIND shim_start
 
 template <typename F>
 static inline cudaError_t cudaFuncSetAttribute(F kernel, cudaFuncAttribute, int bytes) {

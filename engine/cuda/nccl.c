@@ -1,0 +1,64 @@
+/* nccl.c - loads NCCL, and gathers with it. */
+#include "engine/cuda/nccl.h"
+
+#include <dlfcn.h>
+#include <string.h>
+
+#ifndef CU_NCCL_LIBRARY /* tests: NULL, the program itself */
+#define CU_NCCL_LIBRARY "libnccl.so.2"
+#endif
+
+enum { NCCL_INT8 = 0 }; /* ncclInt8: a gather moves bytes and looks at none */
+
+bool eng__nccl_load(cu_nccl *nccl) {
+    const struct {
+        void *to;
+        const char *name;
+    } wanted[] = {
+        {&nccl->version, "ncclGetVersion"},  {&nccl->make_id, "ncclGetUniqueId"},
+        {&nccl->init, "ncclCommInitRank"},   {&nccl->all_gather, "ncclAllGather"},
+        {&nccl->destroy, "ncclCommDestroy"}, {&nccl->abort, "ncclCommAbort"},
+        {&nccl->why, "ncclGetErrorString"},
+    };
+    void *library = dlopen(CU_NCCL_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    *nccl = (cu_nccl){0};
+    if (library == NULL) return false;
+    for (size_t i = 0; i < ARRAY_LEN(wanted); i++) {
+        void *sym = dlsym(library, wanted[i].name);
+        if (sym == NULL) return false;
+        memcpy(wanted[i].to, &sym, sizeof sym); /* ISO C has no cast to a function pointer */
+    }
+    return true;
+}
+
+int eng__nccl_version(const cu_nccl *nccl) {
+    int version = 0;
+    return nccl->version(&version) == 0 ? version : 0;
+}
+
+int eng__nccl_make_id(const cu_nccl *nccl, cu_nccl_id *id, err *e) {
+    int rc = nccl->make_id(id);
+    if (rc == 0) return 0;
+    return err_set(e, ERR_DEVICE, NULL, "NCCL makes no meeting place: %s", nccl->why(rc));
+}
+
+int eng__nccl_open(cu_nccl *nccl, const cu_nccl_id *id, uint32_t rank, uint32_t n, err *e) {
+    int rc = nccl->init(&nccl->comm, (int)n, *id, (int)rank);
+    if (rc == 0) return 0;
+    nccl->comm = NULL;
+    return err_set(e, ERR_DEVICE, NULL, "NCCL does not join rank %u of %u: %s", rank, n,
+                   nccl->why(rc));
+}
+
+const char *eng__nccl_gather(const cu_nccl *nccl, void *slots, size_t slot_bytes, uint32_t rank,
+                             cudaStream_t stream) {
+    const void *own = (const char *)slots + rank * slot_bytes;
+    int rc = nccl->all_gather(own, slots, slot_bytes, NCCL_INT8, nccl->comm, stream);
+    return rc == 0 ? NULL : nccl->why(rc);
+}
+
+void eng__nccl_close(cu_nccl *nccl, bool orderly) {
+    if (nccl->comm == NULL) return;
+    (void)(orderly ? nccl->destroy : nccl->abort)(nccl->comm);
+    nccl->comm = NULL;
+}

@@ -1,0 +1,336 @@
+/* ranks.c - one model over several devices: each rank holds the rows of the feed-forward layers'
+ * and the head's matrices that give its output columns, and computes these. Everything else runs on
+ * every rank.
+ *
+ * Two carriers. NCCL gathers between devices, inside the captured graphs, slots as wide as the
+ * widest rank's. Staged gathers go through the host's memory and the carrier of eng_ranks, kernels
+ * started one by one: for ranks that share a device, and where NCCL is missing. Both bring every
+ * column as it was computed, so a row has the bits it has on one device. */
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "engine/cuda/cuda_internal.h"
+#include "engine/cuda/nccl.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SLOT_ALIGN = 256 };
+
+typedef enum { WISH_NONE, WISH_STAGED, WISH_NCCL, WISH_SELF, WISH_BAD } carrier_wish;
+
+/* What a rank tells the others about itself. */
+typedef struct {
+    uint64_t device; /* equal for ranks on one device of one machine */
+    uint32_t wish, has_nccl;
+} rank_place;
+
+struct cu_ranks {
+    eng_ranks *peers; /* NULL: a single rank tries NCCL on itself */
+    uint32_t rank, n;
+    uint32_t sharers; /* ranks on this device, this one included */
+    bool staged;
+    cu_nccl nccl;
+    uint8_t *host; /* pinned, staged: the slots of all ranks without gaps */
+    size_t bytes[CU_MAX_RANKS];
+    eng_ranks_counts tally, of_graph[CU_STAGES + 1][CU_BUCKETS];
+    err fault;
+    bool failed;
+};
+
+/* ---- columns ---- */
+
+eng_share eng__cuda_share(const cu_backend *cuda, uint32_t columns, uint32_t unit) {
+    const cu_ranks *ranks = cuda->ranks;
+    return ranks ? eng_share_columns(columns, unit, ranks->rank, ranks->n)
+                 : (eng_share){0, columns};
+}
+
+cu_split eng__cuda_split_hidden(const cu_backend *cuda, uint32_t width, uint32_t lines) {
+    return (cu_split){.to = cuda->work.hidden,
+                      .lines = lines,
+                      .ld = width,
+                      .columns = width,
+                      .unit = ENG_RANKS_HIDDEN,
+                      .item_bytes = (uint32_t)cu_act_bytes(cuda)};
+}
+
+cu_split eng__cuda_split_floats(float *to, uint32_t columns, uint32_t lines) {
+    return (cu_split){.to = to,
+                      .lines = lines,
+                      .ld = columns,
+                      .columns = columns,
+                      .unit = ENG_RANKS_OUT,
+                      .item_bytes = sizeof *to};
+}
+
+/* Bytes of the widest rank's slot: the step from one to the next. */
+static size_t slot_bytes(const cu_ranks *ranks, const cu_split *split) {
+    uint32_t units = (split->columns + split->unit - 1) / split->unit;
+    uint32_t most = (units + ranks->n - 1) / ranks->n * split->unit;
+    if (most > split->columns) most = split->columns;
+    size_t bytes = (size_t)split->lines * most * split->item_bytes;
+    return (bytes + SLOT_ALIGN - 1) / SLOT_ALIGN * SLOT_ALIGN;
+}
+
+uint64_t eng__cuda_slots_bytes(const cu_backend *cuda) {
+    const cu_ranks *ranks = cuda->ranks;
+    const model_plan *plan = &cuda->plan;
+    if (ranks == NULL) return 0;
+    uint32_t rows = cuda->opts.max_launch;
+    const cu_split splits[] = {
+        eng__cuda_split_hidden(cuda, cuda->dense_ld, rows),
+        eng__cuda_split_hidden(cuda, cuda->expert_ld, rows * eng__cuda_expert_lines(cuda)),
+        eng__cuda_split_floats(NULL, plan->dim, rows),
+        eng__cuda_split_floats(NULL, plan->vocab_size, cuda->opts.max_logits),
+    };
+    uint64_t most = 0;
+    for (size_t i = 0; i < ARRAY_LEN(splits); i++) {
+        uint64_t bytes = (uint64_t)ranks->n * slot_bytes(ranks, &splits[i]);
+        if (bytes > most) most = bytes;
+    }
+    return most;
+}
+
+void *eng__cuda_own(const cu_backend *cuda, const cu_split *split, uint32_t *ld) {
+    const cu_ranks *ranks = cuda->ranks;
+    *ld = split->ld;
+    if (ranks == NULL) return split->to;
+    eng_share own = eng__cuda_share(cuda, split->columns, split->unit);
+    *ld = own.last - own.first;
+    return (uint8_t *)cuda->work.slots + ranks->rank * slot_bytes(ranks, split);
+}
+
+/* ---- gathers ---- */
+
+/* A failed gather ends the backend; cudaErrorUnknown. */
+static cudaError_t failed(cu_ranks *ranks) {
+    ranks->failed = true;
+    return cudaErrorUnknown;
+}
+
+bool eng__cuda_ranks_fault(cu_backend *cuda, err *e) {
+    if (cuda->ranks == NULL || !cuda->ranks->failed) return false;
+    const err *fault = &cuda->ranks->fault;
+    cuda->lost = true;
+    (void)err_set(e, fault->code, NULL, "%s: %s", cuda->device_name, fault->msg);
+    return true;
+}
+
+static cudaError_t gather_nccl(cu_backend *cuda, const char *name, size_t slot) {
+    cu_ranks *ranks = cuda->ranks;
+    eng__cuda_unstamped(cuda, name);
+    const char *why =
+        eng__nccl_gather(&ranks->nccl, cuda->work.slots, slot, ranks->rank, cuda->stream);
+    ranks->tally.bytes += (ranks->n - 1) * slot;
+    ranks->tally.messages += ranks->n - 1;
+    if (why == NULL) return cudaSuccess;
+    (void)err_set(&ranks->fault, ERR_DEVICE, NULL, "NCCL refused %s: %s", name, why);
+    return failed(ranks);
+}
+
+/* The own slot to the host, those of the others back. Waits for the device and for the others. */
+static cudaError_t gather_staged(cu_backend *cuda, const cu_split *split, size_t slot) {
+    cu_ranks *ranks = cuda->ranks;
+    uint8_t *slots = cuda->work.slots;
+    size_t own_at = 0, all = 0;
+    for (uint32_t rank = 0; rank < ranks->n; rank++) {
+        eng_share share = eng_share_columns(split->columns, split->unit, rank, ranks->n);
+        size_t bytes = (size_t)(share.last - share.first) * split->lines * split->item_bytes;
+        if (rank == ranks->rank) own_at = all;
+        else ranks->tally.messages += bytes > 0, ranks->tally.bytes += bytes;
+        ranks->bytes[rank] = bytes;
+        all += bytes;
+    }
+    cudaError_t rc =
+        cudaMemcpyAsync(ranks->host + own_at, slots + ranks->rank * slot, ranks->bytes[ranks->rank],
+                        cudaMemcpyDeviceToHost, cuda->stream);
+    STEP(rc, cudaStreamSynchronize(cuda->stream));
+    if (rc != cudaSuccess) return rc;
+    uint64_t start = clock_ns();
+    if (ranks->peers->ops->gather(ranks->peers, ranks->host, ranks->bytes, &ranks->fault) != 0)
+        return failed(ranks);
+    ranks->tally.ns += clock_ns() - start;
+    const uint8_t *from = ranks->host;
+    for (uint32_t rank = 0; rank < ranks->n; rank++) {
+        if (rank != ranks->rank)
+            STEP(rc, cudaMemcpyAsync(slots + rank * slot, from, ranks->bytes[rank],
+                                     cudaMemcpyHostToDevice, cuda->stream));
+        from += ranks->bytes[rank];
+    }
+    return rc;
+}
+
+cudaError_t eng__cuda_gather(cu_backend *cuda, const char *name, const cu_split *split) {
+    cu_ranks *ranks = cuda->ranks;
+    if (ranks == NULL || split->lines == 0) return cudaSuccess;
+    size_t slot = slot_bytes(ranks, split);
+    cudaError_t rc =
+        ranks->staged ? gather_staged(cuda, split, slot) : gather_nccl(cuda, name, slot);
+    ranks->tally.gathers++;
+    cu_spread_args args = {.stamp = eng__cuda_stamp(cuda, "spread"),
+                           .slots = cuda->work.slots,
+                           .slot_bytes = slot,
+                           .to = split->to,
+                           .lines = split->lines,
+                           .ld = split->ld,
+                           .item_bytes = split->item_bytes,
+                           .ranks = ranks->n};
+    for (uint32_t rank = 0; rank < ranks->n; rank++)
+        args.first[rank] = eng_share_columns(split->columns, split->unit, rank, ranks->n).first;
+    args.first[ranks->n] = split->columns;
+    STEP(rc, cu_spread(cuda->stream, &args));
+    return rc;
+}
+
+/* ---- counters ---- */
+
+void eng__cuda_ranks_begin(cu_backend *cuda) {
+    if (cuda->ranks) cuda->ranks->tally = (eng_ranks_counts){0};
+}
+
+void eng__cuda_ranks_captured(cu_backend *cuda, int stage, uint32_t rows) {
+    cu_ranks *ranks = cuda->ranks;
+    if (ranks) ranks->of_graph[stage][eng__cuda_bucket(cuda, rows)] = ranks->tally;
+}
+
+void eng__cuda_ranks_launched(cu_backend *cuda, int stage, uint32_t rows, bool graph) {
+    cu_ranks *ranks = cuda->ranks;
+    if (ranks == NULL || ranks->peers == NULL) return;
+    eng_ranks_count(ranks->peers,
+                    graph ? &ranks->of_graph[stage][eng__cuda_bucket(cuda, rows)] : &ranks->tally);
+}
+
+/* ---- opening and closing ---- */
+
+/* Tells this boot of this machine from others, containers aside. */
+static uint64_t machine_hash(void) {
+    buf text = {0};
+    uint64_t hash = 0;
+    if (file_read(&text, "/proc/sys/kernel/random/boot_id", 64, NULL) == 0)
+        hash = hash_fnv(HASH_FNV_START, text.data, text.len);
+    buf_deinit(&text);
+    return hash;
+}
+
+static carrier_wish wish_of(const char *name) {
+    static const char *const names[] = {
+        [WISH_STAGED] = "staged", [WISH_NCCL] = "nccl", [WISH_SELF] = "nccl-self"};
+    if (name == NULL) return WISH_NONE;
+    for (size_t i = WISH_STAGED; i < ARRAY_LEN(names); i++) {
+        if (strcmp(name, names[i]) == 0) return (carrier_wish)i;
+    }
+    return WISH_BAD;
+}
+
+static int refuse_wish(err *e) {
+    return err_set(e, ERR_USAGE, NULL,
+                   "FATHOM_CUDA_RANKS must be staged, nccl, or for one rank nccl-self");
+}
+
+/* Chooses the carrier: the same on every rank. */
+static int choose_carrier(cu_backend *cuda, err *e) {
+    cu_ranks *ranks = cuda->ranks;
+    char bus[64] = "";
+    rank_place places[CU_MAX_RANKS] = {0}, *own = &places[ranks->rank];
+    if (eng__cuda_check(cuda, cudaDeviceGetPCIBusId(bus, sizeof bus, cuda->device),
+                        "asking for the device's place", e) != 0)
+        return -1;
+    *own = (rank_place){.device = hash_fnv(machine_hash(), bus, strlen(bus)),
+                        .wish = wish_of(getenv("FATHOM_CUDA_RANKS")),
+                        .has_nccl = eng__nccl_load(&ranks->nccl)};
+    eng_columns all = {places, ranks->n, sizeof *places, 1, ranks->n, 1};
+    if (eng_ranks_gather(ranks->peers, &all, 1, e) != 0) return -1;
+    bool alone = true, nccl = true;
+    for (uint32_t i = 0; i < ranks->n; i++) {
+        nccl = nccl && places[i].has_nccl;
+        ranks->sharers += places[i].device == own->device;
+        for (uint32_t j = 0; j < i; j++)
+            alone = alone && places[i].device != places[j].device;
+    }
+    carrier_wish wish = (carrier_wish)places[0].wish;
+    if (wish == WISH_BAD || wish == WISH_SELF) return refuse_wish(e);
+    if (wish == WISH_NCCL && !nccl) {
+        return err_set(e, ERR_NOT_FOUND, NULL,
+                       "FATHOM_CUDA_RANKS=nccl, but libnccl.so.2 is not there for every rank");
+    }
+    ranks->staged = wish == WISH_STAGED || (wish == WISH_NONE && !(alone && nccl));
+    const char *why = !ranks->staged        ? "NCCL"
+                      : wish == WISH_STAGED ? "the host's memory"
+                      : alone               ? "the host's memory, as libnccl.so.2 is missing"
+                                            : "the host's memory, as some share a device";
+    if (ranks->rank == 0)
+        log_line(LOG_INFO, "%s: %u ranks, gathers through %s", cuda->device_name, ranks->n, why);
+    return 0;
+}
+
+/* Attention is divided by the number of multiprocessors, so the bits of a row follow from the
+ * device too. */
+static int agree(cu_backend *cuda, err *e) {
+    const uint64_t sizes[] = {(uint64_t)cuda->sms, (uint64_t)cuda->shared_bytes};
+    const eng_fact facts[] = {
+        {"the CUDA devices", hash_fnv(HASH_FNV_START, sizes, sizeof sizes)},
+        {"the kernels", hash_fnv(HASH_FNV_START, cuda->kernels_name, strlen(cuda->kernels_name))},
+    };
+    return eng_ranks_agree(cuda->ranks->peers, facts, ARRAY_LEN(facts), e);
+}
+
+static int join_nccl(cu_ranks *ranks, err *e) {
+    cu_nccl_id id = {{0}};
+    if (ranks->rank == 0 && eng__nccl_make_id(&ranks->nccl, &id, e) != 0) return -1;
+    if (ranks->peers && eng_ranks_broadcast(ranks->peers, &id, sizeof id, e) != 0) return -1;
+    return eng__nccl_open(&ranks->nccl, &id, ranks->rank, ranks->n, e);
+}
+
+static int open_staged(cu_backend *cuda, err *e) {
+    void *mem = NULL;
+    cuda->graphs = false;
+    if (eng__cuda_check(cuda, cudaMallocHost(&mem, eng__cuda_slots_bytes(cuda)), "pinning memory",
+                        e) != 0)
+        return -1;
+    cuda->ranks->host = mem;
+    return 0;
+}
+
+int eng__cuda_ranks_open(cu_backend *cuda, err *e) {
+    eng_ranks *peers = cuda->opts.ranks && cuda->opts.ranks->n > 1 ? cuda->opts.ranks : NULL;
+    carrier_wish wish = wish_of(getenv("FATHOM_CUDA_RANKS"));
+    if (peers == NULL && wish == WISH_BAD) return refuse_wish(e);
+    if (peers == NULL && wish != WISH_SELF) return 0;
+    if (peers && peers->n > CU_MAX_RANKS) {
+        return err_set(e, ERR_UNSUPPORTED, NULL, "%u ranks; CUDA takes at most %d", peers->n,
+                       CU_MAX_RANKS);
+    }
+    cu_ranks *ranks = cuda->ranks = calloc(1, sizeof *ranks);
+    if (ranks == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the ranks");
+    *ranks = (cu_ranks){.peers = peers, .n = 1, .sharers = peers ? 0 : 1};
+    if (peers) {
+        ranks->rank = peers->rank;
+        ranks->n = peers->n;
+        if (eng_ranks_agree_model(peers, cuda->model, &cuda->opts, "cuda", e) != 0 ||
+            agree(cuda, e) != 0 || choose_carrier(cuda, e) != 0)
+            return -1;
+    } else if (!eng__nccl_load(&ranks->nccl)) {
+        return err_set(e, ERR_NOT_FOUND, NULL,
+                       "FATHOM_CUDA_RANKS=nccl-self, but libnccl.so.2 is not there");
+    }
+    return ranks->staged ? open_staged(cuda, e) : join_nccl(ranks, e);
+}
+
+int eng__cuda_ranks_room(const cu_backend *cuda, uint64_t *room, err *e) {
+    const cu_ranks *ranks = cuda->ranks;
+    if (ranks == NULL || ranks->peers == NULL) return 0;
+    *room /= ranks->sharers;
+    return eng_ranks_least(ranks->peers, room, e);
+}
+
+void eng__cuda_ranks_close(cu_backend *cuda) {
+    cu_ranks *ranks = cuda->ranks;
+    if (ranks == NULL) return;
+    eng__nccl_close(&ranks->nccl, !cuda->lost);
+    if (ranks->host) (void)cudaFreeHost(ranks->host);
+    free(ranks);
+    cuda->ranks = NULL;
+}
