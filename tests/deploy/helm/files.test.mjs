@@ -6,7 +6,8 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
 import { parse } from "yaml";
-import { folder, helm, root, skip } from "./chart.mjs";
+import { folder, helm, pickerConfig, render, root, skip } from "./chart.mjs";
+import { faults } from "./schemas.mjs";
 
 const dir = mkdtempSync(path.join(tmpdir(), "fathom-chart-"));
 after(() => rmSync(dir, { recursive: true, force: true }));
@@ -18,6 +19,17 @@ test("the plain manifests are what the chart renders: else `make manifests`", { 
     const committed = path.join(root, "deploy/kubernetes");
     assert.deepEqual(readdirSync(dir).sort(), readdirSync(committed).sort());
     for (const name of readdirSync(dir)) assert.equal(read(committed, name), read(dir, name), name);
+});
+
+test("the page's configuration of a picker is one, and asks for what the chart's does", { skip }, () => {
+    const page = parse(/```yaml\n(apiVersion: llm-d[\s\S]*?)```/.exec(read(root, "docs/operations.md"))[1]);
+    assert.deepEqual(faults(page), []);
+    const engine = (config) => {
+        const { loraSpec, ...rest } = config.plugins.find((p) => p.type === "core-metrics-extractor").parameters.engineConfigs[0];
+        assert.ok(!loraSpec);
+        return rest;
+    };
+    assert.deepEqual(engine(page), engine(pickerConfig(render({ gateway: { enabled: true } }))));
 });
 
 test("the chart has the version of the program", () => {
