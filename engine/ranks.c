@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PATIENCE_S = 30 };
-
 int eng_ranks_init(eng_ranks *ranks, err *e) {
     struct eng__ranks_state *state = calloc(1, sizeof *state);
     if (state) state->bytes = calloc(ranks->n, sizeof *state->bytes);
@@ -17,7 +15,7 @@ int eng_ranks_init(eng_ranks *ranks, err *e) {
     }
     ranks->state = state;
     ranks->ready = false;
-    ranks->patience_s = PATIENCE_S;
+    ranks->patience_s = ENG_RANKS_PATIENCE_S;
     return 0;
 }
 

@@ -29,6 +29,7 @@ typedef struct {
     void (*close)(eng_ranks *ranks, bool orderly);
 } eng_ranks_ops;
 
+enum { ENG_RANKS_PATIENCE_S = 30 }; /* unless the caller of eng_ranks_open sets another */
 /* First member of every carrier's own struct. */
 struct eng_ranks {
     const eng_ranks_ops *ops;
@@ -41,7 +42,7 @@ struct eng_ranks {
     struct eng__ranks_state *state; /* of ranks.c: set by eng_ranks_init */
 };
 
-/* Called by a carrier when its struct is filled; sets state, ready and patience_s (30).
+/* Called by a carrier when its struct is filled; sets state, ready and patience_s.
  * ERR_NO_MEMORY */
 int eng_ranks_init(eng_ranks *ranks, err *e) WARN_UNUSED;
 /* Frees what eng_ranks_init took, then closes the carrier. NULL is fine. */

@@ -246,6 +246,20 @@ Test(ranks, divided_weights_are_held_once_and_the_rest_by_every_rank) {
     }
 }
 
+Test(ranks, every_rank_uses_the_kernels_of_rank_0) {
+    const eng_backend_opts opts[] = {
+        {.threads = 1, .max_loops = 4, .cache_bytes = 8 << 20, .kernels = "portable"},
+        {.threads = 1, .max_loops = 4, .cache_bytes = 8 << 20}};
+    model_folder *model = open_model("tests/golden/cases/mla");
+    rank_group *group;
+    err e = {0};
+    const eng_backend *backend = rank_group_start(&group, 2, model, opts, 2, open_cpu, &e);
+    cr_assert_not_null(backend, "%s", e.msg); /* both have compared the names */
+    cr_assert_str_eq(backend->info.kernels, "portable");
+    rank_group_close(group);
+    model_close(model);
+}
+
 /* A driver whose backend runs over the group. */
 static void drive(driver *drv, const model_folder *model, eng_backend *backend) {
     memset(drv, 0, sizeof *drv);

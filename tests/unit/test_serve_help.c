@@ -29,10 +29,15 @@ static double resolved(const char *name) {
         const char *name;
         double value;
     } known[] = {
-        {"--max-rows", in->max_rows},     {"--max-running", in->max_running},
-        {"--wait-bound", in->wait_bound}, {"--chunk", in->chunk ? in->chunk : SCHED_CHUNK},
-        {"--max-queue", in->max_queue},   {"--max-queue-tokens", (double)in->max_queue_tokens},
-        {"--fake-us-per-token", 0},       {"--lame-duck-seconds", 0},
+        {"--max-rows", in->max_rows},
+        {"--max-running", in->max_running},
+        {"--wait-bound", in->wait_bound},
+        {"--chunk", in->chunk ? in->chunk : SCHED_CHUNK},
+        {"--max-queue", in->max_queue},
+        {"--max-queue-tokens", (double)in->max_queue_tokens},
+        {"--fake-us-per-token", 0},
+        {"--lame-duck-seconds", 0},
+        {"--rank-seconds", ENG_RANKS_PATIENCE_S},
     };
     for (size_t i = 0; i < ARRAY_LEN(known); i++) {
         if (strcmp(known[i].name, name) == 0) value = known[i].value;
