@@ -77,7 +77,7 @@ typedef struct {
     void *act, *cq, *q_nope, *q, *ctx, *o, *hidden, *wide, *head;
     void *keys, *values, *keys_rope; /* expanded prefill, as its parts */
     float *flash_o, *flash_ml;
-    void *slots; /* of all ranks, for gathers: see ranks.c */
+    void *parcels; /* of all ranks, for gathers: see ranks.c */
     cu_moe moe;
 } cu_scratch;
 
@@ -288,29 +288,29 @@ cudaError_t eng__cuda_experts(cu_backend *cuda, const cu_layer *layer, uint32_t 
 uint32_t eng__cuda_expert_lines(const cu_backend *cuda); /* most lines of hidden values of a row */
 /* ---- ranks.c: one model over several devices ----
  *
- * A product divided by its outputs writes this rank's columns, line by line, into its slot. A
- * gather fills the slots of the other ranks and spreads all of them to the place where the next
+ * A product divided by its outputs writes this rank's columns, line by line, into its parcel. A
+ * gather fills the parcels of the other ranks and spreads all of them to the place where the next
  * kernel reads whole lines. Without ranks a product writes there at once. */
 typedef struct {
     void *to;                                      /* [lines][ld] */
     uint32_t lines, ld, columns, unit, item_bytes; /* widths in items */
-} cu_split;
-/* The columns of a split that are this rank's; all of them without ranks. */
+} cu_columns;
+/* The columns that are this rank's; all of them without ranks. */
 eng_share eng__cuda_share(const cu_backend *cuda, uint32_t columns, uint32_t unit);
 /* Lines of hidden values; lines of floats. */
-cu_split eng__cuda_split_hidden(const cu_backend *cuda, uint32_t width, uint32_t lines);
-cu_split eng__cuda_split_floats(float *to, uint32_t columns, uint32_t lines);
+cu_columns eng__cuda_columns_hidden(const cu_backend *cuda, uint32_t width, uint32_t lines);
+cu_columns eng__cuda_columns_floats(float *to, uint32_t columns, uint32_t lines);
 /* Where a product writes its columns of line 0, and the items from line to line. */
-void *eng__cuda_own(const cu_backend *cuda, const cu_split *split, uint32_t *ld);
-/* Queues the gather of a split, and its spreading; nothing without ranks. Every rank queues the
- * same ones in the same order. */
-cudaError_t eng__cuda_gather(cu_backend *cuda, const char *name, const cu_split *split);
+void *eng__cuda_own(const cu_backend *cuda, const cu_columns *cols, uint32_t *ld);
+/* Queues the gather of a product's columns, and their spreading; nothing without ranks. Every rank
+ * queues the same ones in the same order. */
+cudaError_t eng__cuda_gather(cu_backend *cuda, const char *name, const cu_columns *cols);
 /* Finds the other ranks and a carrier, as opts.ranks and FATHOM_CUDA_RANKS say. Every rank calls it
  * at the same time. Decides about graphs. */
 int eng__cuda_ranks_open(cu_backend *cuda, err *e) WARN_UNUSED;
 void eng__cuda_ranks_close(cu_backend *cuda);
-/* Bytes of the slots of all ranks, for the largest gather; 0 without ranks. */
-uint64_t eng__cuda_slots_bytes(const cu_backend *cuda);
+/* Bytes of the parcels of all ranks, for the largest gather; 0 without ranks. */
+uint64_t eng__cuda_parcels_bytes(const cu_backend *cuda);
 /* Room for a cache: as much as every rank has, if this one has *room bytes free and they are to be
  * shared with the other ranks on its device. */
 int eng__cuda_ranks_room(const cu_backend *cuda, uint64_t *room, err *e) WARN_UNUSED;

@@ -424,13 +424,13 @@ cudaError_t cu_relu2(cudaStream_t stream, const void *desc, const void *x, void 
 
 /* ---- columns of several ranks ---- */
 
-/* Every rank's slot holds its columns of the lines, one line behind the other. Copies them to their
- * places in `to`. */
+/* Every rank's parcel holds its columns of the lines, one line behind the other. Copies them to
+ * their places in `to`. */
 typedef struct {
     cu_stamp *stamp;
-    const void *slots;   /* of rank r from r * slot_bytes on */
-    uint64_t slot_bytes; /* a multiple of 16 */
-    void *to;            /* [lines][ld] items */
+    const void *parcels;   /* of rank r from r * parcel_bytes on */
+    uint64_t parcel_bytes; /* a multiple of 16 */
+    void *to;              /* [lines][ld] items */
     uint32_t lines, ld, item_bytes, ranks;
     uint32_t first[CU_MAX_RANKS + 1]; /* column of rank r; behind the last rank, of all */
 } cu_spread_args;

@@ -75,7 +75,7 @@ int eng__cuda_take_scratch(cu_backend *cuda, err *e) {
         {&work->keys_rope, keys, cu_round(plan->qk_rope_head_dim, 16), 2},
         {&work->flash_o, flash_parts, plan->v_head_dim, flt},
         {&work->flash_ml, flash_parts, 2, flt},
-        {&work->slots, eng__cuda_slots_bytes(cuda), 1, 1},
+        {&work->parcels, eng__cuda_parcels_bytes(cuda), 1, 1},
         {&work->moe.pick, n, plan->n_experts_per_tok, sizeof(uint32_t)},
         {&work->moe.weight, n, plan->n_experts_per_tok, flt},
         {&work->moe.order, n, parts, sizeof(uint32_t)},

@@ -50,10 +50,10 @@ int eng__nccl_open(cu_nccl *nccl, const cu_nccl_id *id, uint32_t rank, uint32_t 
                    nccl->why(rc));
 }
 
-const char *eng__nccl_gather(const cu_nccl *nccl, void *slots, size_t slot_bytes, uint32_t rank,
+const char *eng__nccl_gather(const cu_nccl *nccl, void *parcels, size_t parcel_bytes, uint32_t rank,
                              cudaStream_t stream) {
-    const void *own = (const char *)slots + rank * slot_bytes;
-    int rc = nccl->all_gather(own, slots, slot_bytes, NCCL_INT8, nccl->comm, stream);
+    const void *own = (const char *)parcels + rank * parcel_bytes;
+    int rc = nccl->all_gather(own, parcels, parcel_bytes, NCCL_INT8, nccl->comm, stream);
     return rc == 0 ? NULL : nccl->why(rc);
 }
 

@@ -34,8 +34,8 @@ int eng__nccl_make_id(const cu_nccl *nccl, cu_nccl_id *id, err *e) WARN_UNUSED;
 /* Joins the ranks on the current device; returns when all of them have come. */
 int eng__nccl_open(cu_nccl *nccl, const cu_nccl_id *id, uint32_t rank, uint32_t n,
                    err *e) WARN_UNUSED;
-/* Queues a gather: slot r of `slots` comes from rank r. NULL, or why it was refused. */
-const char *eng__nccl_gather(const cu_nccl *nccl, void *slots, size_t slot_bytes, uint32_t rank,
+/* Queues a gather: parcel r of `parcels` comes from rank r. NULL, or why it was refused. */
+const char *eng__nccl_gather(const cu_nccl *nccl, void *parcels, size_t parcel_bytes, uint32_t rank,
                              cudaStream_t stream);
 /* Without `orderly` it waits for no other rank, and breaks off gathers on their way. Does nothing
  * without a communicator. */

@@ -155,7 +155,7 @@ static cudaError_t expert_mm(cu_backend *cuda, const char *name, cu_mm_args *arg
 static cudaError_t join_parts(cu_backend *cuda, uint32_t n_parts, bool last, uint32_t rows) {
     uint32_t dim = cuda->plan.dim;
     cu_scratch *work = &cuda->work;
-    cu_split sum = eng__cuda_split_floats(last ? work->x : work->delta, dim, rows);
+    cu_columns sum = eng__cuda_columns_floats(last ? work->x : work->delta, dim, rows);
     cu_join_args args = {.desc = cuda->desc,
                          .stamp = eng__cuda_stamp(cuda, "join_parts"),
                          .parts = work->parts,
@@ -184,8 +184,8 @@ cudaError_t eng__cuda_experts(cu_backend *cuda, const cu_layer *layer, uint32_t 
         .desc = cuda->desc, .logits = work->router, .bias = layer->router_bias, .moe = moe};
     /* The always-on experts as one matrix have their hidden values behind those of the parts. */
     uint32_t n_lines = rows * moe.parts_per_row;
-    cu_split hidden = eng__cuda_split_hidden(cuda, cuda->expert_ld,
-                                             n_lines + (dense ? rows * cuda->groups_shared : 0));
+    cu_columns hidden = eng__cuda_columns_hidden(
+        cuda, cuda->expert_ld, n_lines + (dense ? rows * cuda->groups_shared : 0));
     cu_mm_args in = expert_args(cuda, &layer->gate_up, &layer->shared_gate_up, &moe),
                out = expert_args(cuda, &layer->down, &layer->shared_down, &moe);
     in.map = CU_MAP_IN;
@@ -224,8 +224,8 @@ cudaError_t eng__cuda_experts(cu_backend *cuda, const cu_layer *layer, uint32_t 
 cudaError_t eng__cuda_dense_ffn(cu_backend *cuda, const cu_layer *layer, ffn_kind ffn,
                                 uint32_t rows) {
     bool gated = ffn == FFN_SWIGLU;
-    cu_split hidden = eng__cuda_split_hidden(cuda, cuda->dense_ld, rows),
-             delta = eng__cuda_split_floats(cuda->work.delta, cuda->plan.dim, rows);
+    cu_columns hidden = eng__cuda_columns_hidden(cuda, cuda->dense_ld, rows),
+               delta = eng__cuda_columns_floats(cuda->work.delta, cuda->plan.dim, rows);
     uint32_t ld;
     void *own = eng__cuda_own(cuda, &hidden, &ld);
     cudaError_t rc =

@@ -2,7 +2,7 @@
  * and the head's matrices that give its output columns, and computes these. Everything else runs on
  * every rank.
  *
- * Two carriers. NCCL gathers between devices, inside the captured graphs, slots as wide as the
+ * Two carriers. NCCL gathers between devices, inside the captured graphs, parcels as wide as the
  * widest rank's. Staged gathers go through the host's memory and the carrier of eng_ranks, kernels
  * started one by one: for ranks that share a device, and where NCCL is missing. Both bring every
  * column as it was computed, so a row has the bits it has on one device. */
@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLOT_ALIGN = 256 };
+enum { PARCEL_ALIGN = 256 };
 
 typedef enum { WISH_NONE, WISH_STAGED, WISH_NCCL, WISH_SELF, WISH_BAD } carrier_wish;
 
@@ -33,7 +33,7 @@ struct cu_ranks {
     uint32_t sharers; /* ranks on this device, this one included */
     bool staged;
     cu_nccl nccl;
-    uint8_t *host; /* pinned, staged: the slots of all ranks without gaps */
+    uint8_t *host; /* pinned, staged: the parcels of all ranks without gaps */
     size_t bytes[CU_MAX_RANKS];
     eng_ranks_counts tally, of_graph[CU_STAGES + 1][CU_BUCKETS];
     err fault;
@@ -48,59 +48,59 @@ eng_share eng__cuda_share(const cu_backend *cuda, uint32_t columns, uint32_t uni
                  : (eng_share){0, columns};
 }
 
-cu_split eng__cuda_split_hidden(const cu_backend *cuda, uint32_t width, uint32_t lines) {
-    return (cu_split){.to = cuda->work.hidden,
-                      .lines = lines,
-                      .ld = width,
-                      .columns = width,
-                      .unit = ENG_RANKS_HIDDEN,
-                      .item_bytes = (uint32_t)cu_act_bytes(cuda)};
+cu_columns eng__cuda_columns_hidden(const cu_backend *cuda, uint32_t width, uint32_t lines) {
+    return (cu_columns){.to = cuda->work.hidden,
+                        .lines = lines,
+                        .ld = width,
+                        .columns = width,
+                        .unit = ENG_RANKS_HIDDEN,
+                        .item_bytes = (uint32_t)cu_act_bytes(cuda)};
 }
 
-cu_split eng__cuda_split_floats(float *to, uint32_t columns, uint32_t lines) {
-    return (cu_split){.to = to,
-                      .lines = lines,
-                      .ld = columns,
-                      .columns = columns,
-                      .unit = ENG_RANKS_OUT,
-                      .item_bytes = sizeof *to};
+cu_columns eng__cuda_columns_floats(float *to, uint32_t columns, uint32_t lines) {
+    return (cu_columns){.to = to,
+                        .lines = lines,
+                        .ld = columns,
+                        .columns = columns,
+                        .unit = ENG_RANKS_OUT,
+                        .item_bytes = sizeof *to};
 }
 
-/* Bytes of the widest rank's slot: the step from one to the next. */
-static size_t slot_bytes(const cu_ranks *ranks, const cu_split *split) {
-    uint32_t units = (split->columns + split->unit - 1) / split->unit;
-    uint32_t most = (units + ranks->n - 1) / ranks->n * split->unit;
-    if (most > split->columns) most = split->columns;
-    size_t bytes = (size_t)split->lines * most * split->item_bytes;
-    return (bytes + SLOT_ALIGN - 1) / SLOT_ALIGN * SLOT_ALIGN;
+/* Bytes of the widest rank's parcel: the step from one to the next. */
+static size_t parcel_bytes(const cu_ranks *ranks, const cu_columns *cols) {
+    uint32_t units = (cols->columns + cols->unit - 1) / cols->unit;
+    uint32_t most = (units + ranks->n - 1) / ranks->n * cols->unit;
+    if (most > cols->columns) most = cols->columns;
+    size_t bytes = (size_t)cols->lines * most * cols->item_bytes;
+    return (bytes + PARCEL_ALIGN - 1) / PARCEL_ALIGN * PARCEL_ALIGN;
 }
 
-uint64_t eng__cuda_slots_bytes(const cu_backend *cuda) {
+uint64_t eng__cuda_parcels_bytes(const cu_backend *cuda) {
     const cu_ranks *ranks = cuda->ranks;
     const model_plan *plan = &cuda->plan;
     if (ranks == NULL) return 0;
     uint32_t rows = cuda->opts.max_launch;
-    const cu_split splits[] = {
-        eng__cuda_split_hidden(cuda, cuda->dense_ld, rows),
-        eng__cuda_split_hidden(cuda, cuda->expert_ld, rows * eng__cuda_expert_lines(cuda)),
-        eng__cuda_split_floats(NULL, plan->dim, rows),
-        eng__cuda_split_floats(NULL, plan->vocab_size, cuda->opts.max_logits),
+    const cu_columns all[] = {
+        eng__cuda_columns_hidden(cuda, cuda->dense_ld, rows),
+        eng__cuda_columns_hidden(cuda, cuda->expert_ld, rows * eng__cuda_expert_lines(cuda)),
+        eng__cuda_columns_floats(NULL, plan->dim, rows),
+        eng__cuda_columns_floats(NULL, plan->vocab_size, cuda->opts.max_logits),
     };
     uint64_t most = 0;
-    for (size_t i = 0; i < ARRAY_LEN(splits); i++) {
-        uint64_t bytes = (uint64_t)ranks->n * slot_bytes(ranks, &splits[i]);
+    for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+        uint64_t bytes = (uint64_t)ranks->n * parcel_bytes(ranks, &all[i]);
         if (bytes > most) most = bytes;
     }
     return most;
 }
 
-void *eng__cuda_own(const cu_backend *cuda, const cu_split *split, uint32_t *ld) {
+void *eng__cuda_own(const cu_backend *cuda, const cu_columns *cols, uint32_t *ld) {
     const cu_ranks *ranks = cuda->ranks;
-    *ld = split->ld;
-    if (ranks == NULL) return split->to;
-    eng_share own = eng__cuda_share(cuda, split->columns, split->unit);
+    *ld = cols->ld;
+    if (ranks == NULL) return cols->to;
+    eng_share own = eng__cuda_share(cuda, cols->columns, cols->unit);
     *ld = own.last - own.first;
-    return (uint8_t *)cuda->work.slots + ranks->rank * slot_bytes(ranks, split);
+    return (uint8_t *)cuda->work.parcels + ranks->rank * parcel_bytes(ranks, cols);
 }
 
 /* ---- gathers ---- */
@@ -119,34 +119,34 @@ bool eng__cuda_ranks_fault(cu_backend *cuda, err *e) {
     return true;
 }
 
-static cudaError_t gather_nccl(cu_backend *cuda, const char *name, size_t slot) {
+static cudaError_t gather_nccl(cu_backend *cuda, const char *name, size_t parcel) {
     cu_ranks *ranks = cuda->ranks;
     eng__cuda_unstamped(cuda, name);
     const char *why =
-        eng__nccl_gather(&ranks->nccl, cuda->work.slots, slot, ranks->rank, cuda->stream);
-    ranks->tally.bytes += (ranks->n - 1) * slot;
+        eng__nccl_gather(&ranks->nccl, cuda->work.parcels, parcel, ranks->rank, cuda->stream);
+    ranks->tally.bytes += (ranks->n - 1) * parcel;
     ranks->tally.messages += ranks->n - 1;
     if (why == NULL) return cudaSuccess;
     (void)err_set(&ranks->fault, ERR_DEVICE, NULL, "NCCL refused %s: %s", name, why);
     return failed(ranks);
 }
 
-/* The own slot to the host, those of the others back. Waits for the device and for the others. */
-static cudaError_t gather_staged(cu_backend *cuda, const cu_split *split, size_t slot) {
+/* The own parcel to the host, those of the others back. Waits for the device and for the others. */
+static cudaError_t gather_staged(cu_backend *cuda, const cu_columns *cols, size_t parcel) {
     cu_ranks *ranks = cuda->ranks;
-    uint8_t *slots = cuda->work.slots;
+    uint8_t *parcels = cuda->work.parcels;
     size_t own_at = 0, all = 0;
     for (uint32_t rank = 0; rank < ranks->n; rank++) {
-        eng_share share = eng_share_columns(split->columns, split->unit, rank, ranks->n);
-        size_t bytes = (size_t)(share.last - share.first) * split->lines * split->item_bytes;
+        eng_share share = eng_share_columns(cols->columns, cols->unit, rank, ranks->n);
+        size_t bytes = (size_t)(share.last - share.first) * cols->lines * cols->item_bytes;
         if (rank == ranks->rank) own_at = all;
         else ranks->tally.messages += bytes > 0, ranks->tally.bytes += bytes;
         ranks->bytes[rank] = bytes;
         all += bytes;
     }
     cudaError_t rc =
-        cudaMemcpyAsync(ranks->host + own_at, slots + ranks->rank * slot, ranks->bytes[ranks->rank],
-                        cudaMemcpyDeviceToHost, cuda->stream);
+        cudaMemcpyAsync(ranks->host + own_at, parcels + ranks->rank * parcel,
+                        ranks->bytes[ranks->rank], cudaMemcpyDeviceToHost, cuda->stream);
     STEP(rc, cudaStreamSynchronize(cuda->stream));
     if (rc != cudaSuccess) return rc;
     uint64_t start = clock_ns();
@@ -156,31 +156,31 @@ static cudaError_t gather_staged(cu_backend *cuda, const cu_split *split, size_t
     const uint8_t *from = ranks->host;
     for (uint32_t rank = 0; rank < ranks->n; rank++) {
         if (rank != ranks->rank)
-            STEP(rc, cudaMemcpyAsync(slots + rank * slot, from, ranks->bytes[rank],
+            STEP(rc, cudaMemcpyAsync(parcels + rank * parcel, from, ranks->bytes[rank],
                                      cudaMemcpyHostToDevice, cuda->stream));
         from += ranks->bytes[rank];
     }
     return rc;
 }
 
-cudaError_t eng__cuda_gather(cu_backend *cuda, const char *name, const cu_split *split) {
+cudaError_t eng__cuda_gather(cu_backend *cuda, const char *name, const cu_columns *cols) {
     cu_ranks *ranks = cuda->ranks;
-    if (ranks == NULL || split->lines == 0) return cudaSuccess;
-    size_t slot = slot_bytes(ranks, split);
+    if (ranks == NULL || cols->lines == 0) return cudaSuccess;
+    size_t parcel = parcel_bytes(ranks, cols);
     cudaError_t rc =
-        ranks->staged ? gather_staged(cuda, split, slot) : gather_nccl(cuda, name, slot);
+        ranks->staged ? gather_staged(cuda, cols, parcel) : gather_nccl(cuda, name, parcel);
     ranks->tally.gathers++;
     cu_spread_args args = {.stamp = eng__cuda_stamp(cuda, "spread"),
-                           .slots = cuda->work.slots,
-                           .slot_bytes = slot,
-                           .to = split->to,
-                           .lines = split->lines,
-                           .ld = split->ld,
-                           .item_bytes = split->item_bytes,
+                           .parcels = cuda->work.parcels,
+                           .parcel_bytes = parcel,
+                           .to = cols->to,
+                           .lines = cols->lines,
+                           .ld = cols->ld,
+                           .item_bytes = cols->item_bytes,
                            .ranks = ranks->n};
     for (uint32_t rank = 0; rank < ranks->n; rank++)
-        args.first[rank] = eng_share_columns(split->columns, split->unit, rank, ranks->n).first;
-    args.first[ranks->n] = split->columns;
+        args.first[rank] = eng_share_columns(cols->columns, cols->unit, rank, ranks->n).first;
+    args.first[ranks->n] = cols->columns;
     STEP(rc, cu_spread(cuda->stream, &args));
     return rc;
 }
@@ -287,7 +287,7 @@ static int join_nccl(cu_ranks *ranks, err *e) {
 static int open_staged(cu_backend *cuda, err *e) {
     void *mem = NULL;
     cuda->graphs = false;
-    if (eng__cuda_check(cuda, cudaMallocHost(&mem, eng__cuda_slots_bytes(cuda)), "pinning memory",
+    if (eng__cuda_check(cuda, cudaMallocHost(&mem, eng__cuda_parcels_bytes(cuda)), "pinning memory",
                         e) != 0)
         return -1;
     cuda->ranks->host = mem;

@@ -3,13 +3,13 @@
 
 enum { THREADS = 256, MOST_BLOCKS = 512 };
 
-/* blockIdx.y: a rank. Its slot is lines of vectors, as many to a line as the rank has columns. */
+/* blockIdx.y: a rank. Its parcel is lines of vectors, as many to a line as the rank has columns. */
 template <typename V>
 static __global__ void __launch_bounds__(THREADS) spread(cu_spread_args args) {
     kernel_scope scope(args.stamp);
     const uint32_t per = sizeof(V) / args.item_bytes, rank = blockIdx.y;
     uint32_t first = args.first[rank] / per, width = args.first[rank + 1] / per - first;
-    const V *from = (const V *)((const char *)args.slots + rank * args.slot_bytes);
+    const V *from = (const V *)((const char *)args.parcels + rank * args.parcel_bytes);
     V *to = (V *)args.to + first;
     uint64_t n = (uint64_t)args.lines * width, step = (uint64_t)gridDim.x * THREADS;
     for (uint64_t i = (uint64_t)blockIdx.x * THREADS + threadIdx.x; i < n; i += step)

@@ -453,7 +453,7 @@ cudaError_t eng__cuda_stage(cu_backend *cuda, eng_stage stage, uint32_t rows, cu
 }
 
 static cudaError_t logits_of_rows(cu_backend *cuda, uint32_t rows) {
-    cu_split logits = eng__cuda_split_floats(cuda->work.logits, cuda->plan.vocab_size, rows);
+    cu_columns logits = eng__cuda_columns_floats(cuda->work.logits, cuda->plan.vocab_size, rows);
     uint32_t ld;
     float *own = eng__cuda_own(cuda, &logits, &ld);
     const cu_mat *head = &cuda->head;

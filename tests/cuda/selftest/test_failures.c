@@ -2,6 +2,7 @@
  * a lost device stays lost. On the shim only; a real device cannot be made to fail. */
 #include "tests/cuda/selftest/driver.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #ifdef FATHOM_CUDA_SHIM
@@ -332,6 +333,9 @@ void test_failures(void) {
     model_folder *model = open_model();
     if (model == NULL) return;
     open_survives_every_failure(model);
+    (void)setenv("FATHOM_CUDA_RANKS", "nccl-self", 1);
+    open_survives_every_failure(model);
+    (void)unsetenv("FATHOM_CUDA_RANKS");
     a_device_error_is_final(model);
     refusals_leave_it_usable(model);
     a_device_error_ends_both_flights(model);

@@ -219,7 +219,7 @@ static void through_nccl(void) {
 #endif
 }
 
-/* NCCL with one rank: its calls in graphs, slots and spreading on a single device. */
+/* NCCL with one rank: its calls in graphs, parcels and spreading on a single device. */
 static void nccl_with_itself(void) {
     static const ranks_case rows[] = {
         {"tests/golden/cases/mla", "f32", DTYPE_F32, KV_EXACT, 1, 40, 2, true, 41},
@@ -375,6 +375,23 @@ static void counted_prelude(eng_ranks *ranks, void *arg) {
     eng_backend_close(eng);
 }
 
+/* Two ranks on one device and no size given: each takes half of what one would. */
+static void shared_room(eng_ranks *ranks, void *arg) {
+    eng_backend_opts opts = small;
+    eng_backend *eng = NULL, *alone = NULL;
+    err e = {0};
+    opts.cache_bytes = 0;
+    bool ok = check(eng__cuda_open_device(&alone, arg, &opts, 0, &e) == 0, "open: %s", e.msg);
+    opts.ranks = ranks;
+    ok = check(eng__cuda_open_device(&eng, arg, &opts, 0, &e) == 0, "open: %s", e.msg) && ok;
+    if (ok)
+        check(eng->info.n_slots > alone->info.n_slots / 5 * 2 &&
+                  eng->info.n_slots < alone->info.n_slots / 5 * 3,
+              "rank %u: %u slots, alone %u", ranks->rank, eng->info.n_slots, alone->info.n_slots);
+    eng_backend_close(eng);
+    eng_backend_close(alone);
+}
+
 /* ---- refusals and losses ---- */
 
 static void a_rank_ends_early(eng_ranks *ranks, void *arg) {
@@ -438,6 +455,7 @@ static void with_a_small_model(void) {
     if (!check(model_open(&model, "tests/golden/cases/mla", &e) == 0, "%s", e.msg)) return;
     ranks_here(2, counted_prelude, model);
     ranks_here(3, counted_prelude, model);
+    if (on_shim) ranks_here(2, shared_room, model); /* all of a device may be in use by others */
     ranks_here(2, a_rank_ends_early, model);
     refusals(model);
     model_close(model);
