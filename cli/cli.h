@@ -55,6 +55,7 @@ void join_ranks(runtime_opts *opts);
     {"--kernels", OPT_CHOICE, &(o)->kernels, "auto|avx512|avx2|portable|bf16|bf16-invariant|f32", "compute kernels; on cpu: avx512, avx2 or portable (default: the fastest measured); on cuda: bf16, bf16-invariant or f32 (default bf16); bf16-invariant is slower, but an answer's bits do not depend on other requests", 0, 0, false}, \
     {"--weights", OPT_CHOICE, &(o)->weights, "auto|bf16|int8", "on cpu: format of large matrices in memory (default auto: as stored); on cuda: bf16 in any case", 0, 0, false}, \
     {"--packed-cache", OPT_FLAG, &(o)->packed_cache, NULL, "on cpu: write the packed weights into the model folder, so that the next start is faster", 0, 0, false}, \
+    {"--rank-split", OPT_CHOICE, &(o)->rank_split, "columns|sequences", "under mpirun, on cpu: what is divided beside the weights of feed-forward and head; columns: nothing, each rank runs attention for every sequence; sequences: each sequence has its attention on one rank, for one more message a layer (default columns)", 0, 0, false}, \
     {"--rank-seconds", OPT_UINT, &(o)->rank_seconds, "S", "under mpirun: end when another rank has not answered for S seconds during a launch (default 30)", 1, 86400, false}, \
     GROUP_DEPTH, \
     {"--max-loops", OPT_UINT, &(o)->max_loops, "N", "most loops that a token runs (default: the model's)", 1, PLAN_MAX_LOOPS, false}, \

@@ -30,7 +30,9 @@ void describe_plan_json(buf *out, const model_plan *plan, exit_rule rule, float 
 
 void describe_runtime(buf *out, const runtime *rt) {
     describe_plan(out, model_plan_of(rt->model), rt->backend->info.exit, runtime_threshold(rt));
-    if (rt->ranks) buf_printf(out, "; %u ranks by %s", rt->ranks->n, rt->ranks->carrier);
+    if (rt->ranks == NULL) return;
+    buf_printf(out, "; %u ranks by %s%s", rt->ranks->n, rt->ranks->carrier,
+               rt->backend->info.n_homes ? ", a home for each sequence" : "");
 }
 
 void describe_runtime_json(buf *out, const runtime *rt) {
@@ -39,12 +41,15 @@ void describe_runtime_json(buf *out, const runtime *rt) {
     if (rt->ranks == NULL) return;
     eng_ranks_counts counts = eng_ranks_read(rt->ranks);
     buf_printf(out,
-               ",\"ranks\":{\"n\":%u,\"carrier\":\"%s\",\"weight_bytes\":%llu,\"gathers\":%llu,"
+               ",\"ranks\":{\"n\":%u,\"carrier\":\"%s\",\"split\":\"%s\",\"weight_bytes\":%llu,"
+               "\"gathers\":%llu,"
                "\"messages\":%llu,\"bytes\":%llu,\"seconds\":%.6f,\"launches\":%llu,"
                "\"launch_bytes\":%llu}",
-               rt->ranks->n, rt->ranks->carrier, (ull)rt->backend->info.weight_bytes,
-               (ull)counts.gathers, (ull)counts.messages, (ull)counts.bytes,
-               (double)counts.ns * 1e-9, (ull)counts.launches, (ull)counts.launch_bytes);
+               rt->ranks->n, rt->ranks->carrier,
+               rt->backend->info.n_homes ? "sequences" : "columns",
+               (ull)rt->backend->info.weight_bytes, (ull)counts.gathers, (ull)counts.messages,
+               (ull)counts.bytes, (double)counts.ns * 1e-9, (ull)counts.launches,
+               (ull)counts.launch_bytes);
 }
 
 layer_cache describe_layer_cache(const model_plan *plan) {

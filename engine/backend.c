@@ -135,6 +135,7 @@ static bool row_fits(const eng_backend_info *info, const model_plan *plan,
     if (stamps->last[row->row] == stamps->now) return false; /* twice in one launch */
     stamps->last[row->row] = stamps->now;
     if (row->token >= plan->vocab_size) return false;
+    if (row->home > 0 && row->home >= info->n_homes) return false;
     if (stage == ENG_STAGE_RECURRENT) {
         if (row->loop >= opts->max_loops) return false;
         if (row->flags & ENG_ROW_GUARDED && row->guard >= opts->n_rows) return false;

@@ -21,6 +21,8 @@
 enum { ENG_BLOCK = 32 };
 #define ENG_NO_SLOT UINT32_MAX
 
+enum { ENG_MOST_HOMES = 64 }; /* of eng_backend_info.n_homes */
+
 /* AS_STORED keeps bfloat16 and float32. BF16 rounds all matrices to bfloat16. INT8 holds the large
  * matrices in 8 bits with one scale per 128 inputs, and converts the activations to 8 bits before
  * each product. Tables read by token stay as stored. */
@@ -54,6 +56,7 @@ typedef struct {
     bool own_state0; /* use `state0` (STATE_ZERO or STATE_SEEDED) instead of the plan's state */
     state_start state0;
     eng_ranks *ranks; /* borrowed; NULL: this process holds the whole model */
+    bool homes;       /* CPU, with ranks: each rank runs attention for rows at home only */
 } eng_backend_opts;
 
 typedef struct {
@@ -62,6 +65,7 @@ typedef struct {
     uint32_t threads;
     uint32_t n_slots, n_blocks, n_planes, n_rows, max_launch, max_logits;
     uint32_t max_flights;                /* most launches started and not yet waited for */
+    uint32_t n_homes;                    /* rows have a home below it; 0: rows have none */
     bool samples;                        /* supports ENG_ROW_SAMPLE */
     exit_rule exit;                      /* rule by which rows leave the loop */
     size_t slot_bytes, block_map_bytes;  /* of one slot; of one block's map */
@@ -121,8 +125,11 @@ typedef struct {
     uint16_t flags;                /* ENG_ROW_* */
     float threshold;               /* recurrent: parameter of info.exit */
     uint32_t guard;                /* with ENG_ROW_GUARDED: a row state, this row's or another */
-    const eng_draw *draw;          /* with ENG_ROW_SAMPLE */
-    const uint32_t *blocks;        /* block table, pos / ENG_BLOCK + 1 entries */
+    /* The rank that runs this row's attention: the same for all rows of a sequence, and for all
+     * rows that wrote the blocks in its table. */
+    uint32_t home;
+    const eng_draw *draw;   /* with ENG_ROW_SAMPLE */
+    const uint32_t *blocks; /* block table, pos / ENG_BLOCK + 1 entries */
 } eng_row;
 
 typedef struct {

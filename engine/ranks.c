@@ -133,3 +133,22 @@ int eng_ranks_gather(eng_ranks *ranks, const eng_columns *parts, uint32_t n, err
     eng_ranks_count(ranks, &counts);
     return 0;
 }
+
+int eng_ranks_gather_rows(eng_ranks *ranks, void *rows, size_t row_bytes, const uint32_t *n,
+                          err *e) {
+    struct eng__ranks_state *state = ranks->state;
+    uint64_t start = clock_ns();
+    eng_ranks_counts counts = {.gathers = 1};
+    size_t all = 0;
+    for (uint32_t rank = 0; rank < ranks->n; rank++) {
+        all += state->bytes[rank] = n[rank] * row_bytes;
+        if (rank == ranks->rank) continue;
+        counts.bytes += state->bytes[rank];
+        counts.messages += n[rank] > 0;
+    }
+    if (all == 0) return 0;
+    if (ranks->ops->gather(ranks, rows, state->bytes, e) != 0) return -1;
+    counts.ns = clock_ns() - start;
+    eng_ranks_count(ranks, &counts);
+    return 0;
+}

@@ -90,6 +90,10 @@ typedef struct {
 /* Fills the other ranks' columns of all parts, with one gather. ERR_DEVICE if a rank is lost.
  * Memory is taken only when a gather is larger than all before. */
 int eng_ranks_gather(eng_ranks *ranks, const eng_columns *parts, uint32_t n, err *e) WARN_UNUSED;
+/* Gathers whole rows in place: `rows` holds n[0] rows of rank 0, then n[1] of rank 1, and so on, of
+ * row_bytes each. The caller has filled its own. ERR_DEVICE if a rank is lost. */
+int eng_ranks_gather_rows(eng_ranks *ranks, void *rows, size_t row_bytes, const uint32_t *n,
+                          err *e) WARN_UNUSED;
 /* Takes the memory for gathers of up to `bytes` bytes in all (every rank's parts together), so that
  * none is taken later. ERR_NO_MEMORY */
 int eng_ranks_reserve(eng_ranks *ranks, size_t bytes, err *e) WARN_UNUSED;

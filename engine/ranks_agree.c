@@ -98,6 +98,7 @@ int eng_ranks_agree_model(eng_ranks *ranks, const model_folder *model, const eng
         {"the prompt chunk (--chunk)", number_hash(opts->prompt_chunk, 0)},
         {"the exit rule (--exit-rule)", number_hash(opts->exit, 0)},
         {"the initial state (--initial-state)", number_hash(opts->state0, 0)},
+        {"the way to divide the model (--rank-split)", number_hash(opts->homes, 0)},
     };
     return eng_ranks_agree(ranks, facts, ARRAY_LEN(facts), e);
 }

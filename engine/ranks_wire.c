@@ -14,7 +14,7 @@ typedef struct {
     uint32_t row, pos, token;
     uint16_t loop, min_loops, max_loops, flags;
     float threshold;
-    uint32_t guard;
+    uint32_t guard, home;
     uint32_t table; /* first entry of its block table in the message */
     uint32_t draw;  /* NONE: no draw */
 } wire_row;
@@ -114,6 +114,7 @@ static void pack_rows(const eng_launch *launch, const layout *at, uint8_t *data)
                        .flags = row->flags,
                        .threshold = row->threshold,
                        .guard = row->guard,
+                       .home = row->home,
                        .table = table,
                        .draw = row->draw ? draw : NONE};
         memcpy(data + at->rows + i * sizeof to, &to, sizeof to);
@@ -188,6 +189,7 @@ static bool read_row(const eng__wire *wire, const eng__wire_head *head, const la
         .flags = from.flags,
         .threshold = from.threshold,
         .guard = from.guard,
+        .home = from.home,
         .draw = from.draw == NONE ? NULL : &wire->draws[from.draw],
         .blocks = (const uint32_t *)(const void *)(wire->data + at->blocks) + from.table,
     };

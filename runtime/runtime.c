@@ -187,8 +187,13 @@ static int open_backend(runtime *self, const runtime_opts *opts, err *e) {
         .state0 = opts->initial_state && strcmp(opts->initial_state, "zero") == 0 ? STATE_ZERO
                                                                                   : STATE_SEEDED,
         .ranks = self->ranks,
+        .homes = opts->rank_split && strcmp(opts->rank_split, "sequences") == 0,
     };
     const char *device = opts->device ? opts->device : "auto";
+    if (backend.homes && backend.ranks && strcmp(device, "cpu") != 0) {
+        return err_set(e, ERR_USAGE, "--rank-split",
+                       "--rank-split sequences runs on --device cpu only");
+    }
     if (strcmp(device, "fake") == 0)
         return eng_fake_open(&self->backend, self->model, &backend, opts->fake_us, e);
     if (strcmp(device, "cpu") != 0) {

@@ -13,6 +13,7 @@
 typedef struct {
     const char *model, *device, *halted_kv, *batching, *kernels, *cache_dtype, *weights;
     const char *exit_rule;     /* by name: exit_rule_find */
+    const char *rank_split;    /* "columns", "sequences" */
     const char *initial_state; /* "zero", "seeded" */
     bool packed_cache, no_tokenizer;
     uint64_t threads, cache_bytes, max_loops, max_rows, max_running, chunk, wait_bound;

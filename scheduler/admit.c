@@ -110,6 +110,7 @@ static attempt try_begin(scheduler *sched, sequence *seq, uint32_t cap) {
         return seq->waits_for_block ? WAITS_FOR_BLOCK : NO_ROOM;
     }
     if (!seq->admitted_before) seq->prefix_key.max_loops = capped_loops(seq, cap);
+    sched__choose_home(sched, seq);
     sched__take_prefix(&sched->cache, seq);
     bool waits = being_made(sched, seq);
     if (!waits && has_room(sched, seq)) {

@@ -18,6 +18,7 @@ typedef struct {
     uint16_t min_loops, max_loops;
     uint16_t prompt_min_loops; /* of prompt positions, >= min_loops */
     uint32_t tenant;           /* 0 if tenants share the cache */
+    uint16_t home;             /* eng_row.home: no other rank has the block's content */
 } prefix_key;
 
 typedef struct {

@@ -182,6 +182,7 @@ int sched_create(scheduler **out, eng_backend *backend, const sched_opts *opts, 
     sched->sink = sink;
     sched->ud = ud;
     sched->next_id = sched->epoch = 1;
+    sched->n_homes = backend->info.n_homes;
     init_lists(sched);
     if (resolve_opts(sched, opts, e) != 0) goto fail;
     size_launches(sched);

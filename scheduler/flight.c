@@ -114,6 +114,7 @@ eng_row *sched__add_row(const scheduler *sched, flight *next, picked *pick, uint
                      .min_loops = sched__min_loops(seq, pos),
                      .max_loops = seq->prefix_key.max_loops,
                      .threshold = seq->prefix_key.threshold,
+                     .home = seq->prefix_key.home,
                      .blocks = seq->blocks};
     return out;
 }

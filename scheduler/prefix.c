@@ -24,7 +24,8 @@ hash128 sched__prefix_hash(const kv_cache *cache, const hash128 *parent, const p
     hash_sip_word(&sip, key->salt[1]);
     hash_sip_word(&sip,
                   (uint64_t)threshold << 32 | (uint32_t)key->min_loops << 16 | key->max_loops);
-    hash_sip_word(&sip, (uint64_t)key->tenant << 32 | key->prompt_min_loops);
+    hash_sip_word(&sip,
+                  (uint64_t)key->tenant << 32 | (uint32_t)key->home << 16 | key->prompt_min_loops);
     for (uint32_t i = 0; i < ENG_BLOCK; i += 2) {
         hash_sip_word(&sip, (uint64_t)tokens[i] << 32 | tokens[i + 1]);
     }
@@ -39,7 +40,7 @@ static bool same_hash(const hash128 *x, const hash128 *y) {
 bool sched__same_key(const prefix_key *x, const prefix_key *y) {
     return x->salt[0] == y->salt[0] && x->salt[1] == y->salt[1] && x->min_loops == y->min_loops &&
            x->max_loops == y->max_loops && x->prompt_min_loops == y->prompt_min_loops &&
-           x->tenant == y->tenant && x->threshold == y->threshold;
+           x->tenant == y->tenant && x->home == y->home && x->threshold == y->threshold;
 }
 
 static uint32_t *bucket_of(kv_cache *cache, const hash128 *hash) {
@@ -65,6 +66,11 @@ uint32_t sched__prefix_take(kv_cache *cache, const hash128 *hash, const hash128 
     if (id == NONE) return NONE;
     if (cache->blocks[id].refs++ == 0) sched__lru_remove(cache, id);
     return id;
+}
+
+bool sched__prefix_has(kv_cache *cache, const hash128 *hash, const hash128 *parent,
+                       const prefix_key *key, const uint32_t tokens[ENG_BLOCK]) {
+    return find(cache, hash, parent, key, tokens) != NONE;
 }
 
 void sched__prefix_offer(kv_cache *cache, uint32_t id, const hash128 *hash, const hash128 *parent,

@@ -9,6 +9,9 @@ hash128 sched__prefix_hash(const kv_cache *cache, const hash128 *parent, const p
 /* The cached block with this content, or NONE. Takes a reference. */
 uint32_t sched__prefix_take(kv_cache *cache, const hash128 *hash, const hash128 *parent,
                             const prefix_key *key, const uint32_t tokens[ENG_BLOCK]);
+/* Whether it is there, without taking it. */
+bool sched__prefix_has(kv_cache *cache, const hash128 *hash, const hash128 *parent,
+                       const prefix_key *key, const uint32_t tokens[ENG_BLOCK]);
 /* Offers a finished block. A cached block of the same content keeps its place. */
 void sched__prefix_offer(kv_cache *cache, uint32_t id, const hash128 *hash, const hash128 *parent,
                          const prefix_key *key, const uint32_t tokens[ENG_BLOCK]);

@@ -66,6 +66,7 @@ void sched__begin(scheduler *sched, sequence *seq) {
     seq->state = SEQ_RUNNING;
     insert_from_back(&sched->running, seq);
     sched__tenant_of(sched, seq)->n_running++;
+    sched->home_running[seq->prefix_key.home]++;
     sched->n_running++;
     sched__note_loops(sched, seq); /* without the blocks that it took from the prefix cache */
     sched__want_start(sched, seq);
@@ -80,6 +81,7 @@ void sched__release(scheduler *sched, sequence *seq) {
     if (seq->state == SEQ_RUNNING) {
         list_remove(&seq->rank_link);
         sched__tenant_of(sched, seq)->n_running--;
+        sched->home_running[seq->prefix_key.home]--;
         sched->n_running--;
     } else if (seq->state == SEQ_WAITING) {
         dequeue(sched, seq);

@@ -295,6 +295,9 @@ static bool lists_sane(const scheduler *sched, err *e) {
              tokens == sched->waiting_tokens,
          "sequences are miscounted");
     MUST(running <= sched->limits.opts.max_running, "more run than there are places");
+    for (uint32_t home = 0; home < ENG_MOST_HOMES; home++)
+        running -= sched->home_running[home];
+    MUST(running == 0, "the sequences of homes are miscounted");
     return true;
 }
 

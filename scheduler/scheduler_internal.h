@@ -12,7 +12,7 @@
  * flight.c         the parts of one launch      ranks.c        waiting and running lists
  * tenant.c         shares of several tenants    masks.c        masks of constrained sequences
  * collapse.c       slots given back by policy collapse
- * backlog.c        loops expected to run still
+ * backlog.c        loops expected to run still  home.c         the rank of a sequence
  *
  * Beside the step: create.c, thread.c (a scheduler on its own thread), sane.c (every invariant,
  * slowly). With headers of their own: cache, prefix, evict, cost, launches, seq, rules.
@@ -169,8 +169,9 @@ struct scheduler {
     list_link running;                           /* of sequence.rank_link, all tenants */
     uint32_t n_waiting, n_running;
     uint64_t waiting_tokens, next_id, next_arrival;
-    loop_sums loops_left; /* of all sequences */
-    uint64_t epoch;       /* counts events that may make room or finish a block, from 1 */
+    loop_sums loops_left;                           /* of all sequences */
+    uint32_t n_homes, home_running[ENG_MOST_HOMES]; /* of the backend; running sequences of each */
+    uint64_t epoch; /* counts events that may make room or finish a block, from 1 */
     list_link want_decode, want_prompt; /* of sequence.start_link */
 
     /* rows */
@@ -256,6 +257,11 @@ sequence *sched__last_running(const scheduler *sched, const sched_tenant *tenant
 /* ---- admit.c ---- */
 
 void sched__admit(scheduler *sched);
+
+/* ---- home.c ---- */
+
+/* Sets the home of a waiting sequence that holds no block. */
+void sched__choose_home(scheduler *sched, sequence *seq);
 
 /* ---- cohort.c ---- */
 

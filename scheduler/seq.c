@@ -181,10 +181,27 @@ static uint32_t shared_positions(const sequence *seq) {
     return n < seq->timed_from ? n : seq->timed_from;
 }
 
+/* Blocks that it may take from the prefix cache. */
+static uint32_t most_shared(const sequence *seq) {
+    uint32_t known = seq->n_tokens - 1, shared = shared_positions(seq);
+    return seq->may_share ? (known < shared ? known : shared) / ENG_BLOCK : 0;
+}
+
+uint32_t sched__count_prefix(kv_cache *cache, const sequence *seq, const prefix_key *key) {
+    hash128 before = {{0, 0}};
+    uint32_t n = 0;
+    for (uint32_t most = most_shared(seq); n < most; n++) {
+        const uint32_t *tokens = seq->tokens + (size_t)n * ENG_BLOCK;
+        hash128 hash = sched__prefix_hash(cache, &before, key, tokens);
+        if (!sched__prefix_has(cache, &hash, &before, key, tokens)) break;
+        before = hash;
+    }
+    return n;
+}
+
 void sched__take_prefix(kv_cache *cache, sequence *seq) {
     seq->hash = (hash128){{0, 0}};
-    uint32_t known = seq->n_tokens - 1, shared = shared_positions(seq);
-    uint32_t most = seq->may_share ? (known < shared ? known : shared) / ENG_BLOCK : 0;
+    uint32_t most = most_shared(seq);
     while (seq->n_blocks < most) {
         const uint32_t *tokens = seq->tokens + (size_t)seq->n_blocks * ENG_BLOCK;
         hash128 hash = sched__prefix_hash(cache, &seq->hash, &seq->prefix_key, tokens);

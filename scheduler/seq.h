@@ -97,6 +97,8 @@ uint64_t sched__worst_pages(const request_limits *limits, uint64_t n_positions, 
 /* Takes the longest cached run of full blocks, short of the last known position (it must be run for
  * its logits). The sequence starts behind them. */
 void sched__take_prefix(kv_cache *cache, sequence *seq);
+/* Number of blocks that sched__take_prefix would take with this key. The sequence holds none. */
+uint32_t sched__count_prefix(kv_cache *cache, const sequence *seq, const prefix_key *key);
 /* Offers its blocks below position n_done to the prefix cache. Returns how many were new. */
 uint32_t sched__offer_prefix(kv_cache *cache, sequence *seq, uint32_t n_done);
 /* Gives back every block; the sequence starts over. */

@@ -374,8 +374,10 @@ int eng_cpu_open(eng_backend **out, const model_folder *model, const eng_backend
     if (eng__tables_init(cpu, e) != 0) goto fail;
     if (take_scratch(cpu, e) != 0) goto fail;
     if (eng__reserve_gathers(cpu, e) != 0) goto fail;
+    if (eng__take_homes(cpu, e) != 0) goto fail;
     if (take_cache(cpu, &here, e) != 0) goto fail;
     info->device = "cpu";
+    info->n_homes = cpu->homes.n;
     info->exit = cpu->opts.exit;
     info->kernels = cpu->kern->name;
     info->threads = eng__pool_threads(cpu->pool);

@@ -200,6 +200,13 @@ typedef struct {
     size_t mapped;
 } eng__image;
 
+/* With opts.homes, scratch rows are ordered by home: all full rows, then all others. */
+typedef struct {
+    uint32_t n;            /* of homes; 0: every row is at home here */
+    uint32_t *full, *rest; /* [n] full rows of each home, and others */
+    uint32_t first_rest;   /* the first scratch row that is not full */
+} eng__homes;
+
 typedef struct {
     eng_backend base;
     const model_folder *model;
@@ -250,6 +257,7 @@ typedef struct {
     uint32_t *launch_row; /* scratch row -> launch row */
     uint32_t *plane;      /* by scratch row */
     uint32_t n_all, n_full;
+    eng__homes homes;
     size_t ld_stream, ld_q_latent, ld_kv, ld_q_nope, ld_q_rope, ld_attended, ld_hidden, ld_expert,
         ld_router, ld_lora, ld_ctx, ld_rope;
     float *stream, *normed; /* [max_launch][ld_stream] residual stream, its norm */
@@ -367,6 +375,11 @@ void eng__ffn_moe(eng__cpu *cpu, const eng__layer *layer);
 /* cpu_ranks.c: the backend as one of several ranks. Without opts.ranks nothing is gathered. */
 /* Fills the other ranks' columns of the parts. A failure is kept in ranks_lost. */
 void eng__gather_ranks(eng__cpu *cpu, const eng_columns *parts, uint32_t n);
+/* Runs an attention sublayer for rows at home, and gathers the stream of all other rows that go on
+ * to the feed-forward. */
+void eng__attend_at_home(eng__cpu *cpu, const eng__layer *layer,
+                         void (*sublayer)(eng__cpu *, const eng__layer *));
+int eng__take_homes(eng__cpu *cpu, err *e) WARN_UNUSED;
 /* Chooses the kernels: of the options, or for all ranks those of rank 0. */
 int eng__agree_kernels(eng__cpu *cpu, err *e) WARN_UNUSED;
 /* Leaves this rank its part of a machine that several ranks share. */

@@ -1,5 +1,5 @@
-/* cpu_ranks.c - the CPU backend as one of several ranks: equal kernels, gathers of columns, and the
- * check of results. */
+/* cpu_ranks.c - the CPU backend as one of several ranks: equal kernels, gathers of columns, rows at
+ * home, and the check of results. */
 #include "base/hash.h"
 #include "engine/cpu/cpu_internal.h"
 
@@ -58,6 +58,71 @@ void eng__gather_ranks(eng__cpu *cpu, const eng_columns *parts, uint32_t n) {
     if (cpu->opts.ranks == NULL || cpu->ranks_lost.code != ERR_NONE) return;
     (void)!eng_ranks_gather(cpu->opts.ranks, parts, n, &cpu->ranks_lost);
 }
+
+/* ---- rows at home ---- */
+
+int eng__take_homes(eng__cpu *cpu, err *e) {
+    eng__homes *homes = &cpu->homes;
+    if (cpu->opts.ranks == NULL || !cpu->opts.homes) return 0;
+    homes->n = cpu->opts.ranks->n;
+    if (homes->n > ENG_MOST_HOMES) {
+        return err_set(e, ERR_USAGE, "rank-split", "%u ranks; sequences take at most %d", homes->n,
+                       ENG_MOST_HOMES);
+    }
+    homes->full = eng__take(cpu, homes->n, sizeof *homes->full);
+    homes->rest = eng__take(cpu, homes->n, sizeof *homes->rest);
+    if (homes->full && homes->rest) return 0;
+    return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %u ranks", homes->n);
+}
+
+/* Runs the sublayer as if scratch rows [first, first + n) were the whole launch, and its first
+ * n_full the full ones. */
+static void run_on_rows(eng__cpu *cpu, const eng__layer *layer, uint32_t first, uint32_t n,
+                        uint32_t n_full, void (*sublayer)(eng__cpu *, const eng__layer *)) {
+    if (n == 0) return;
+    uint32_t all = cpu->n_all, full = cpu->n_full;
+    cpu->stream += first * cpu->ld_stream;
+    cpu->normed += first * cpu->ld_stream;
+    cpu->rope += first * cpu->ld_rope;
+    cpu->launch_row += first;
+    cpu->plane += first;
+    cpu->n_all = n;
+    cpu->n_full = n_full;
+    sublayer(cpu, layer);
+    cpu->stream -= first * cpu->ld_stream;
+    cpu->normed -= first * cpu->ld_stream;
+    cpu->rope -= first * cpu->ld_rope;
+    cpu->launch_row -= first;
+    cpu->plane -= first;
+    cpu->n_all = all;
+    cpu->n_full = full;
+}
+
+static void gather_stream(eng__cpu *cpu, uint32_t first, const uint32_t *n) {
+    if (cpu->ranks_lost.code != ERR_NONE) return;
+    (void)!eng_ranks_gather_rows(cpu->opts.ranks, cpu->stream + first * cpu->ld_stream,
+                                 cpu->ld_stream * sizeof *cpu->stream, n, &cpu->ranks_lost);
+}
+
+/* In all layers but the last every row attends, so n_full is n_all there: rows that are not full in
+ * the last layer first write their keys and values, for full rows read them. */
+void eng__attend_at_home(eng__cpu *cpu, const eng__layer *layer,
+                         void (*sublayer)(eng__cpu *, const eng__layer *)) {
+    const eng__homes *homes = &cpu->homes;
+    uint32_t home = cpu->opts.ranks->rank, full = 0, rest = homes->first_rest;
+    bool all_attend = cpu->n_full > homes->first_rest;
+    for (uint32_t other = 0; other < home; other++) {
+        full += homes->full[other];
+        rest += homes->rest[other];
+    }
+    run_on_rows(cpu, layer, rest, homes->rest[home], 0, sublayer);
+    run_on_rows(cpu, layer, full, homes->full[home], homes->full[home], sublayer);
+    if (all_attend) run_on_rows(cpu, layer, rest, homes->rest[home], homes->rest[home], sublayer);
+    gather_stream(cpu, 0, homes->full);
+    if (all_attend) gather_stream(cpu, homes->first_rest, homes->rest);
+}
+
+/* ---- results ---- */
 
 /* Halted rows and sums of exits, and the first channels of each new state: later layers carry a
  * difference anywhere into them. */

@@ -51,14 +51,21 @@ void eng__rope_at(const eng__cpu *cpu, uint32_t pos, float *out) {
     }
 }
 
-/* Scratch order: rows with full(row) first, both parts in launch order. */
+/* Scratch order: rows with full(row) first. Both parts are in order of their homes, if rows have
+ * any, and else in launch order. */
 static void order_rows(eng__cpu *cpu, bool (*full)(const eng_row *)) {
+    eng__homes *homes = &cpu->homes;
     cpu->n_all = 0;
     for (int pass = 0; pass < 2; pass++) {
-        for (uint32_t i = 0; i < cpu->n_rows; i++) {
-            if (full(&cpu->rows[i]) == (pass == 0)) cpu->launch_row[cpu->n_all++] = i;
+        for (uint32_t home = 0; home == 0 || home < homes->n; home++) {
+            uint32_t before = cpu->n_all;
+            for (uint32_t i = 0; i < cpu->n_rows; i++) {
+                if (homes->n && cpu->rows[i].home != home) continue;
+                if (full(&cpu->rows[i]) == (pass == 0)) cpu->launch_row[cpu->n_all++] = i;
+            }
+            if (homes->n) (pass ? homes->rest : homes->full)[home] = cpu->n_all - before;
         }
-        if (pass == 0) cpu->n_full = cpu->n_all;
+        if (pass == 0) cpu->n_full = homes->first_rest = cpu->n_all;
     }
 }
 
@@ -132,14 +139,19 @@ static void end_sublayer(eng__cpu *cpu, const float *weight) {
     else eng__pool_run(cpu->pool, add_normed_work, &work, cpu->n_full, 4);
 }
 
-/* One layer on the stream. Rows from n_full on only write their keys and values. */
-static void run_layer(eng__cpu *cpu, const eng__layer *layer) {
-    bool inputs = plan_norms_inputs(&cpu->plan);
-    if (inputs) norm(cpu, layer->attn_norm, cpu->n_all);
+/* Rows from n_full on only write their keys and values. */
+static void run_attention(eng__cpu *cpu, const eng__layer *layer) {
+    if (plan_norms_inputs(&cpu->plan)) norm(cpu, layer->attn_norm, cpu->n_all);
     eng__attention(cpu, layer);
+    if (cpu->n_full > 0) end_sublayer(cpu, layer->attn_out_norm);
+}
+
+/* One layer on the stream. */
+static void run_layer(eng__cpu *cpu, const eng__layer *layer) {
+    if (cpu->homes.n) eng__attend_at_home(cpu, layer, run_attention);
+    else run_attention(cpu, layer);
     if (cpu->n_full == 0) return;
-    end_sublayer(cpu, layer->attn_out_norm);
-    if (inputs) norm(cpu, layer->ffn_norm, cpu->n_full);
+    if (plan_norms_inputs(&cpu->plan)) norm(cpu, layer->ffn_norm, cpu->n_full);
     if (layer->ffn == FFN_MOE) eng__ffn_moe(cpu, layer);
     else eng__ffn_dense(cpu, layer);
     end_sublayer(cpu, layer->ffn_out_norm);
@@ -415,6 +427,27 @@ static void coda_start_work(void *arg, uint32_t first, uint32_t last, uint32_t w
     }
 }
 
+/* `plane`, free after the last layer, becomes the place of a launch row among the logits, which are
+ * in launch order. */
+static void number_logits(eng__cpu *cpu) {
+    for (uint32_t i = 0, n = 0; i < cpu->n_rows; i++) {
+        cpu->plane[i] = n;
+        n += wants_logits(&cpu->rows[i]);
+    }
+}
+
+static void head_start_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
+    eng__cpu *cpu = arg;
+    size_t dim = cpu->plan.dim;
+    (void)worker;
+    for (uint32_t idx = first; idx < last; idx++) {
+        const float *x = cpu->stream + idx * cpu->ld_stream;
+        float *to = cpu->normed + cpu->plane[cpu->launch_row[idx]] * cpu->ld_stream;
+        if (cpu->plan.final_norm) cpu->kern->rms(x, cpu->final_norm, to, dim, cpu->plan.norm_eps);
+        else memcpy(to, x, dim * sizeof *to);
+    }
+}
+
 void eng__stage_coda(eng__cpu *cpu) {
     order_rows(cpu, wants_logits);
     uint32_t n_logits = cpu->n_full;
@@ -429,9 +462,10 @@ void eng__stage_coda(eng__cpu *cpu) {
     }
     cpu->n_logits = n_logits;
     if (n_logits == 0) return;
-    if (cpu->plan.final_norm) norm(cpu, cpu->final_norm, n_logits);
+    number_logits(cpu);
+    eng__pool_run(cpu->pool, head_start_work, cpu, n_logits, 4);
     cpu->jobs[0] = (eng__gemm){.mat = &cpu->head,
-                               .src = cpu->plan.final_norm ? cpu->normed : cpu->stream,
+                               .src = cpu->normed,
                                .ld_src = cpu->ld_stream,
                                .dst = cpu->logits,
                                .ld_dst = cpu->plan.vocab_size,

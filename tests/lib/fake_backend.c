@@ -35,6 +35,7 @@ void fake_opts_default(fake_opts *opts) {
 typedef struct {
     uint64_t content;
     uint32_t block, off, plane; /* the place it was written for */
+    uint32_t home;              /* that wrote it */
     bool written, halted;       /* halted: the position left the loop here, or its tail ended */
     bool collapsed;             /* stands in for all loops of its position */
 } fake_slot;
@@ -140,7 +141,12 @@ static void write_slot(fake *dev, const eng_row *row, uint32_t plane, uint64_t c
     fake_slot *cell = &dev->slots[slot];
     if (cell->written)
         breach(dev, "position %u plane %u: slot %u is written twice", row->pos, plane, slot);
-    *cell = (fake_slot){content, block, off, plane, true, false, false};
+    *cell = (fake_slot){.content = content,
+                        .block = block,
+                        .off = off,
+                        .plane = plane,
+                        .home = row->home,
+                        .written = true};
     dev->written++;
     dev->rows[row->row].last_slot = slot;
 }
@@ -162,6 +168,8 @@ static uint64_t attend(fake *dev, const eng_row *row, uint32_t plane) {
             breach(dev, "position %u reads position %u at plane %u: another's slot", row->pos, from,
                    plane);
         }
+        if (cell->home != row->home)
+            breach(dev, "home %u reads position %u of home %u", row->home, from, cell->home);
         if (cell->plane != plane) {
             bool stands_in = plane >= first_loop && cell->plane >= first_loop &&
                              (cell->collapsed ||
@@ -303,6 +311,8 @@ static void check_rows(fake *dev, const eng_launch *launch) {
             breach(dev, "row %u is wrong or twice in a launch", row->row);
         if (row->loop >= dev->opts.max_loops || row->pos >= dev->opts.max_seq_len)
             breach(dev, "loop or position out of range");
+        if (row->home > 0 && row->home >= dev->opts.n_homes)
+            breach(dev, "home %u out of range", row->home);
         for (uint32_t k = 0; k <= row->pos / ENG_BLOCK; k++) {
             if (row->blocks[k] >= dev->opts.n_blocks)
                 breach(dev, "position %u: block %u of its table is out of range", row->pos, k);
@@ -481,6 +491,7 @@ eng_backend *fake_backend_create(const fake_opts *opts) {
                                         .max_logits = opts->max_logits,
                                         .max_flights = opts->max_flights,
                                         .samples = opts->samples,
+                                        .n_homes = opts->n_homes,
                                         .slot_bytes = 320,
                                         .block_map_bytes = (size_t)planes * ENG_BLOCK * 4};
     dev->slots = calloc(opts->n_slots, sizeof *dev->slots);

@@ -155,6 +155,7 @@ static void draw_flights(work *load, const work_case *spec) {
     bool samples = chance(&rng, 50), moody = chance(&rng, 50);
     load->fake.max_flights = spec->flights;
     load->fake.samples = samples && !(spec->simpler & WORK_HOST_SAMPLES);
+    load->fake.n_homes = spec->simpler & WORK_NO_HOMES ? 0 : (uint32_t)(spec->seed % 4);
     if (moody && !(spec->simpler & WORK_ALWAYS_AHEAD)) load->mood = work_rand(&rng) | 1;
 }
 

@@ -26,7 +26,8 @@ enum {
     WORK_HOST_SAMPLES = 64, /* the backend samples nothing */
     WORK_ALWAYS_AHEAD = 128,
     WORK_ONE_TENANT = 256,
-    WORK_SIMPLER_ALL = 511,
+    WORK_NO_HOMES = 512,
+    WORK_SIMPLER_ALL = 1023,
 };
 
 typedef struct {

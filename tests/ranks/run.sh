@@ -51,6 +51,8 @@ same_logits 4 $mythos/gqa --weights bf16 --halted-kv exact
 same_logits 3 $mythos/gqa --halted-kv last
 same_logits 2 $families/ouro --halted-kv exact
 same_logits 4 $families/ouro --weights int8 --halted-kv last
+same_logits 2 $mythos/mla --rank-split sequences --halted-kv last
+same_logits 3 $families/ouro --rank-split sequences
 for family in huginn nanbeige parcae retro_llama retro_olmo; do same_logits 3 $families/$family; done
 
 generate() { "$@" generate --model models/demo --device cpu --prompt 'In the beginning' --max-tokens 48 --temperature 0.8 --seed 5 --json 2>"$dir/log"; }
@@ -77,6 +79,8 @@ one="$fathom generate --model models/demo --device cpu --prompt a --max-tokens 1
 # shellcheck disable=SC2086
 {
     refused "differ in the format of the weights (--weights)" -n 1 $one : -n 1 $one --weights int8
+    refused "differ in the way to divide the model (--rank-split)" -n 1 $one : -n 1 $one --rank-split sequences
+    refused "--rank-split sequences runs on --device cpu only" -n 2 "$fathom" generate --model models/demo --device auto --rank-split sequences --prompt a
     refused "differ in the configuration of the model" -n 1 $one : -n 1 $one --model models/hops
     refused "this command runs in one only" -n 2 "$fathom" compare --model models/demo --text models/demo/held_out.txt
     refused "--device fake runs in one only" -n 2 "$fathom" serve --model models/demo --device fake --port $port
@@ -146,6 +150,13 @@ ended 0 20000
 wait "$curl_pid" || fail "the drained stream was cut"
 grep -q '\[DONE\]' "$dir/long" || fail "the drained stream has no end"
 echo "ok   8 streams on 2 ranks; SIGTERM drains and ends with 0"
+
+start 2 --rank-split sequences
+streams "$dir/at_home"
+cmp -s "$dir/alone" "$dir/at_home" || fail "8 streams differ on 2 ranks with a home for each"
+kill -TERM "$mpirun_pid"
+ended 0 20000
+echo "ok   8 streams on 2 ranks, each with its attention on one of them"
 
 lost_rank() { # what is killed, busy or idle
     start 3
