@@ -38,7 +38,9 @@ check() { # FILE KIND, where KIND is "program" or "plug-in"
 }
 
 check build/release/fathom program
-[ ! -e build/fathom-cuda.so ] || [ Makefile -nt build/fathom-cuda.so ] || check build/fathom-cuda.so plug-in
+for plugin in build/fathom-cuda.so build/fathom-mpi.so; do
+    [ ! -e $plugin ] || [ Makefile -nt $plugin ] || check $plugin plug-in
+done
 # The linker writes the note only if the C library's own start files bear it; the code has the marks.
 if [ "$machine" = "Advanced Micro Devices X86-64" ] && probe -fcf-protection=full; then
     objdump -d --no-show-raw-insn -j .text build/release/fathom | grep -c endbr64 >"$dir/marks" || :
