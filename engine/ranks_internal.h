@@ -26,6 +26,16 @@ typedef struct {
     uint64_t waited, checks;
 } eng__wire_head;
 
+/* A row; the first one follows the head, whose size is a multiple of 8. */
+typedef struct {
+    uint32_t row, pos, token;
+    uint16_t loop, min_loops, max_loops, flags;
+    float threshold;
+    uint32_t guard, home;
+    uint32_t table; /* first entry of its block table in the message */
+    uint32_t draw;  /* UINT32_MAX: no draw */
+} eng__wire_row;
+
 /* Memory for one message and, on a follower, the launch read from it. Zeroed at the start. */
 typedef struct {
     uint8_t *data;

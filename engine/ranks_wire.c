@@ -11,15 +11,6 @@
 enum { NONE = UINT32_MAX, LEAST_ROWS = 64 };
 
 typedef struct {
-    uint32_t row, pos, token;
-    uint16_t loop, min_loops, max_loops, flags;
-    float threshold;
-    uint32_t guard, home;
-    uint32_t table; /* first entry of its block table in the message */
-    uint32_t draw;  /* NONE: no draw */
-} wire_row;
-
-typedef struct {
     eng_sampling sampling; /* without bias */
     uint64_t index;
     uint32_t n_top, unused;
@@ -35,7 +26,7 @@ static uint64_t aligned(uint64_t bytes) {
 
 static layout layout_of(const eng__wire_head *head) {
     layout at = {.rows = aligned(sizeof *head)};
-    at.edits = aligned(at.rows + (uint64_t)head->n_rows * sizeof(wire_row));
+    at.edits = aligned(at.rows + (uint64_t)head->n_rows * sizeof(eng__wire_row));
     at.draws = aligned(at.edits + (uint64_t)head->n_edits * sizeof(eng_edit));
     at.blocks = aligned(at.draws + (uint64_t)head->n_draws * sizeof(wire_draw));
     at.end = aligned(at.blocks + (uint64_t)head->n_blocks * sizeof(uint32_t));
@@ -105,18 +96,18 @@ static void pack_rows(const eng_launch *launch, const layout *at, uint8_t *data)
             end = run_end(launch, i, &n);
             memcpy(blocks + table, row->blocks, n * sizeof *blocks);
         }
-        wire_row to = {.row = row->row,
-                       .pos = row->pos,
-                       .token = row->token,
-                       .loop = row->loop,
-                       .min_loops = row->min_loops,
-                       .max_loops = row->max_loops,
-                       .flags = row->flags,
-                       .threshold = row->threshold,
-                       .guard = row->guard,
-                       .home = row->home,
-                       .table = table,
-                       .draw = row->draw ? draw : NONE};
+        eng__wire_row to = {.row = row->row,
+                            .pos = row->pos,
+                            .token = row->token,
+                            .loop = row->loop,
+                            .min_loops = row->min_loops,
+                            .max_loops = row->max_loops,
+                            .flags = row->flags,
+                            .threshold = row->threshold,
+                            .guard = row->guard,
+                            .home = row->home,
+                            .table = table,
+                            .draw = row->draw ? draw : NONE};
         memcpy(data + at->rows + i * sizeof to, &to, sizeof to);
         if (row->draw == NULL) continue;
         wire_draw drawn = {
@@ -174,7 +165,7 @@ static bool edits_hold(const uint8_t *edits, uint32_t n) {
 
 static bool read_row(const eng__wire *wire, const eng__wire_head *head, const layout *at,
                      uint32_t i) {
-    wire_row from;
+    eng__wire_row from;
     memcpy(&from, wire->data + at->rows + i * sizeof from, sizeof from);
     if ((uint64_t)from.table + from.pos / ENG_BLOCK + 1 > head->n_blocks) return false;
     if (from.draw != NONE && from.draw >= head->n_draws) return false;

@@ -97,6 +97,8 @@ Test(ranks, a_launch_comes_back_from_its_bytes) {
     eng__wire_deinit(&wire);
 }
 
+#define ROW_AT(field) sizeof(eng__wire_head) + offsetof(eng__wire_row, field)
+
 Test(ranks, bytes_that_are_no_launch_are_refused) {
     static const struct {
         const char *what;
@@ -111,9 +113,9 @@ Test(ranks, bytes_that_are_no_launch_are_refused) {
         {"more blocks than bytes", offsetof(eng__wire_head, n_blocks), UINT32_MAX},
         {"fewer blocks than the tables", offsetof(eng__wire_head, n_blocks), 0},
         {"other bytes than the lists have", offsetof(eng__wire_head, bytes), 8},
-        {"a position beyond its table", sizeof(eng__wire_head) + 4, 1 << 20},
-        {"a table beyond the blocks", sizeof(eng__wire_head) + 28, 1 << 20},
-        {"a draw beyond the draws", sizeof(eng__wire_head) + 32, 3},
+        {"a position beyond its table", ROW_AT(pos), 1 << 20},
+        {"a table beyond the blocks", ROW_AT(table), 1 << 20},
+        {"a draw beyond the draws", ROW_AT(draw), 3},
     };
     for (size_t i = 0; i < ARRAY_LEN(faults); i++) {
         eng_row rows[ROWS];

@@ -28,7 +28,7 @@ check() { # FILE KIND, where KIND is "program" or "plug-in"
         imports "$file" __stack_chk_fail || fail "$file: no stack protector"
     fi
     if probe -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 && imports "$dir/one" __strcpy_chk; then
-        imports "$file" '__snprintf_chk' || fail "$file: no fortified functions"
+        ! imports "$file" snprintf || imports "$file" '__snprintf_chk' || fail "$file: no fortified functions"
         [ "$2" = plug-in ] || imports "$file" '__mem[a-z]*_chk' || fail "$file: copies are not fortified"
     fi
     if probe -fcf-protection=full && readelf -nW "$dir/one" | grep -q IBT; then
