@@ -1,6 +1,7 @@
 /* Ranks: the columns of each, launches as bytes, agreement, lost ranks, and what a loop sends. */
 #include "engine/cpu/cpu_internal.h"
 #include "engine/ranks_internal.h"
+#include "runtime/rank_plan.h"
 #include "tests/lib/golden.h"
 #include "tests/lib/rank_group.h"
 #include "tests/lib/testlib.h"
@@ -55,6 +56,7 @@ static void make_launch(eng_row rows[ROWS], eng_edit edits[2], eng_draw *draw, e
                             .max_loops = 8,
                             .threshold = 0.25f * (float)i,
                             .guard = i,
+                            .home = i % 3,
                             .blocks = i < 3 ? table_a : table_b};
     }
     rows[4].flags = ENG_ROW_SAMPLE;
@@ -302,31 +304,74 @@ static uint64_t senders(const model_plan *plan, uint32_t n) {
     return messages;
 }
 
-Test(ranks, a_loop_receives_the_columns_of_the_others_in_two_gathers) {
-    enum { POSITIONS = 5 };
+enum { POSITIONS = 5 };
+
+/* Counts of rank 0 for one loop of a chunk. */
+static eng_ranks_counts counts_of_a_loop(const model_folder *model, uint32_t n, bool homes) {
     static driver drv;
+    eng_backend_opts opts = small;
+    rank_group *group;
+    err e = {0};
+    opts.homes = homes;
+    eng_backend *backend = rank_group_start(&group, n, model, &opts, 1, open_cpu, &e);
+    cr_assert_not_null(backend, "%s", e.msg);
+    drive(&drv, model, backend);
+    driver_start(&drv, 1, POSITIONS);
+    driver_add_prelude(&drv, 0, 0, POSITIONS);
+    driver_launch(&drv, ENG_STAGE_PRELUDE);
+    eng_ranks_counts before = eng_ranks_read(rank_group_ranks(group));
+    driver_add_loop(&drv, 0, 0, 0, POSITIONS);
+    for (uint32_t i = 0; homes && i < POSITIONS; i++)
+        drv.rows[i].home = n - 1;
+    driver_launch(&drv, ENG_STAGE_RECURRENT);
+    eng_ranks_counts after = eng_ranks_read(rank_group_ranks(group));
+    free(drv.seq[0].logits);
+    rank_group_close(group);
+    return (eng_ranks_counts){.gathers = after.gathers - before.gathers,
+                              .messages = after.messages - before.messages,
+                              .bytes = after.bytes - before.bytes,
+                              .launches = after.launches - before.launches};
+}
+
+Test(ranks, a_loop_receives_the_columns_of_the_others_in_two_gathers) {
     model_folder *model = open_model("tests/golden/cases/mla");
+    const model_plan *plan = model_plan_of(model);
     for (uint32_t n = 2; n <= 4; n++) {
-        rank_group *group;
-        err e = {0};
-        eng_backend *backend = rank_group_start(&group, n, model, &small, 1, open_cpu, &e);
-        cr_assert_not_null(backend, "%s", e.msg);
-        drive(&drv, model, backend);
-        driver_start(&drv, 1, POSITIONS);
-        driver_add_prelude(&drv, 0, 0, POSITIONS);
-        driver_launch(&drv, ENG_STAGE_PRELUDE);
-        eng_ranks_counts before = eng_ranks_read(rank_group_ranks(group));
-        driver_add_loop(&drv, 0, 0, 0, POSITIONS);
-        driver_launch(&drv, ENG_STAGE_RECURRENT);
-        eng_ranks_counts after = eng_ranks_read(rank_group_ranks(group));
-        cr_assert_eq(after.gathers - before.gathers, 2 * drv.plan->n_core);
-        cr_assert_eq(after.messages - before.messages, senders(drv.plan, n));
-        cr_assert_eq(after.bytes - before.bytes,
-                     POSITIONS * columns_received(drv.plan, n) * sizeof(float), "%u ranks", n);
-        cr_assert_eq(after.launches - before.launches, 1);
-        free(drv.seq[0].logits);
-        rank_group_close(group);
+        eng_ranks_counts loop = counts_of_a_loop(model, n, false);
+        cr_assert_eq(loop.gathers, 2 * plan->n_core);
+        cr_assert_eq(loop.messages, senders(plan, n));
+        cr_assert_eq(loop.bytes, POSITIONS * columns_received(plan, n) * sizeof(float), "%u ranks",
+                     n);
+        cr_assert_eq(loop.launches, 1);
     }
+    model_close(model);
+}
+
+/* The prelude of these rows ran on rank 0, so their loop reads other keys; only counts matter. */
+Test(ranks, rows_at_home_on_another_rank_are_received_once_more_in_a_third_gather) {
+    enum { PADDING = 16 }; /* of a row of the stream */
+    model_folder *model = open_model("tests/golden/cases/mla");
+    const model_plan *plan = model_plan_of(model);
+    for (uint32_t n = 2; n <= 4; n++) {
+        eng_ranks_counts loop = counts_of_a_loop(model, n, true);
+        uint64_t row = columns_received(plan, n) + plan->dim + PADDING;
+        cr_assert_eq(loop.gathers, 3 * plan->n_core);
+        cr_assert_eq(loop.messages, senders(plan, n) + 1);
+        cr_assert_eq(loop.bytes, POSITIONS * row * sizeof(float), "%u ranks", n);
+    }
+    model_close(model);
+}
+
+/* Two ranks have equal parts of these experts and outputs, so each receives the mean of both. */
+Test(ranks, a_plan_expects_the_bytes_that_ranks_receive) {
+    model_folder *model = open_model("tests/golden/cases/mla");
+    const model_plan *plan = model_plan_of(model);
+    rank_plan rp;
+    rank_plan_make(&rp, plan, rank_device_find("cpu"), 2, 64, 4);
+    rank_cost planned = rank_plan_loop(&rp, RANK_COLUMNS, POSITIONS);
+    eng_ranks_counts loop = counts_of_a_loop(model, 2, false);
+    cr_expect_eq(planned.exchanges, loop.gathers);
+    cr_expect_eq((uint64_t)planned.received, loop.bytes);
     model_close(model);
 }
 
