@@ -95,7 +95,7 @@ json_t *api__chat_messages(const json_t *messages, const json_t *system, bool *o
 
 /* ---- the small endpoints of a dialect ---- */
 
-/* An answer of a small endpoint whose text is known. Frees the text in any case. */
+/* An answer of a small endpoint with a known text. Frees the text in any case. */
 int api__listing_of(api_listing **out, const api_context *ctx, buf *steal_text, err *e) WARN_UNUSED;
 int api__count_tokens(api_listing **out, const api_context *ctx, const char *body, size_t n,
                       bool soon, err *e) WARN_UNUSED; /* POST /v1/messages/count_tokens */

@@ -20,7 +20,7 @@ struct api_listing {
     size_t n_texts;
     bool many; /* a list of texts, not one text */
     bool strs, pieces, skip_special, soon;
-    api_request *rendered; /* whose prompts are written; NULL: the texts above are */
+    api_request *rendered; /* the request to write the prompts of; NULL: write the texts above */
     uint64_t unique;       /* random; of the ids of rendered prompts */
     /* The position of the writer: a step, a text within the step, an id within the text. */
     const step *steps; /* ends with NULL */

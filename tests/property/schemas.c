@@ -84,7 +84,7 @@ static bool valid_date(const char *text) {
     day.tm_year = atoi(text) - 1900;
     day.tm_mon = atoi(text + 5) - 1;
     day.tm_mday = atoi(text + 8);
-    (void)timegm(&day); /* moves a day that does not exist */
+    (void)timegm(&day); /* moves a day beyond the end of its month */
     (void)snprintf(back, sizeof back, "%04d-%02d-%02d", day.tm_year + 1900, day.tm_mon + 1,
                    day.tm_mday);
     return strcmp(back, text) == 0;
@@ -310,7 +310,7 @@ static json_t *random_number(void) {
     return schema;
 }
 
-/* An object with keys that no schema names. */
+/* An object with keys beside the schema's. */
 static json_t *random_keyed(int depth) {
     json_t *schema = json_pack("{s:s,s:o}", "type", "object", "additionalProperties",
                                schemas_below(3) ? random_schema(depth - 1) : json_false());
