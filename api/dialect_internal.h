@@ -99,8 +99,8 @@ json_t *api__chat_messages(const json_t *messages, const json_t *system, bool *o
 int api__listing_of(api_listing **out, const api_context *ctx, buf *steal_text, err *e) WARN_UNUSED;
 int api__count_tokens(api_listing **out, const api_context *ctx, const char *body, size_t n,
                       bool soon, err *e) WARN_UNUSED; /* POST /v1/messages/count_tokens */
-/* POST /v1/completions/render and /v1/chat/completions/render: the token ids of each prompt of a
- * request that the dialect reads and checks as if it were to be run. many: the answer is a list. */
+/* POST /v1/completions/render and /v1/chat/completions/render: the token ids of each prompt. The
+ * dialect reads and checks the body as for a run. many: the answer is a list. */
 int api__render(api_listing **out, const api_context *ctx, const api_dialect *dialect, bool many,
                 const char *body, size_t n, bool soon, err *e) WARN_UNUSED;
 int api__render_completion(api_listing **out, const api_context *ctx, const char *body, size_t n,
