@@ -69,7 +69,7 @@ typedef struct {
     uint64_t n_used, full_depth_slots; /* sums over blocks */
     uint64_t n_handed_out;             /* slots handed out since creation, minus slots given back */
     uint64_t hash_seed[2];
-    struct kv_feed *feed; /* told of blocks in the prefix table (feed.h); NULL: none */
+    struct kv_feed *feed; /* told of blocks in the prefix table (feed.h); or NULL */
 } kv_cache;
 
 /* weights: [n_tenants], >= 1, or NULL for 1 each. */

@@ -1,8 +1,8 @@
 /* feed.c - see feed.h.
  *
- * All blocks to tell stand in one list in the order in which they were stored, so a block stands
- * behind the block before it. The first part of the list is told, the rest is not yet; `next` is
- * the first of the rest. To tell everything again, `next` goes back to the first block.
+ * All blocks to tell stand in one list in the order of storing, so a block stands behind the block
+ * before it. The first part of the list is told, the rest is not yet; `next` is the first of the
+ * rest. To tell everything again, `next` goes back to the first block.
  *
  * The rule of the queue: events in it, plus blocks told, plus one never exceed its room. A removal
  * turns a block told into an event, so it always fits. */
@@ -23,7 +23,7 @@ enum {
 
 typedef struct {
     uint32_t prev, after;
-    uint32_t state; /* 0: not in the list; UNTOLD; above: the round in which it was told */
+    uint32_t state; /* 0: not in the list; UNTOLD; above: told in this round */
 } feed_link;
 
 struct kv_feed {
@@ -77,12 +77,12 @@ const prefix_key *sched__feed_key(const kv_feed *feed) {
 
 /* ---- telling ---- */
 
-/* Half of a keyed hash names the block, and never the half that chooses its bucket. */
+/* Half of a keyed hash names the block; the other half chooses its bucket. */
 static uint64_t name_of(const hash128 *hash) {
     return hash->half[1] ? hash->half[1] : 1;
 }
 
-/* Room for `more` events that leave n_told blocks told. */
+/* Room for `more` events, with n_told blocks told after them. */
 static bool fits(const kv_feed *feed, uint32_t more, uint32_t n_told) {
     return queue_len(feed->events) + more + n_told + 1 <= feed->room;
 }

@@ -15,7 +15,8 @@
  * backlog.c        loops expected to run still  home.c         the rank of a sequence
  *
  * Beside the step: create.c, thread.c (a scheduler on its own thread), sane.c (every invariant,
- * slowly). With headers of their own: cache, prefix, evict, cost, launches, seq, rules.
+ * slowly). With headers of their own: cache, prefix, evict, feed, cost, launches, seq,
+ * rules.
  *
  * Everything here belongs to the thread that calls sched_step, except the fields of sequence marked
  * atomic. */

@@ -45,8 +45,8 @@ typedef struct {
     uint64_t mood; /* draws, at each step, whether to go ahead; 0 = always */
     kv_feed *feed;
     feed_reader reader;
-    uint64_t pace; /* draws, at each step, what the reader of the feed does */
-    uint32_t naps; /* percent of steps in which it does nothing */
+    uint64_t pace; /* draws, at each step, the pace of the feed's reader */
+    uint32_t naps; /* percent of steps during its sleep */
     char *why;
     size_t why_bytes;
     bool bad;
@@ -251,7 +251,7 @@ static uint64_t step_limit(const work *load) {
     return steps;
 }
 
-/* A reader that lags, and now and then begins anew, knows the blocks of the cache. */
+/* The reader lags, and now and then begins anew; still it knows the blocks of the cache. */
 static const char *read_feed(work *load, const scheduler *sched) {
     if (chance(&load->pace, 1)) kv_feed_restate(load->feed);
     if (chance(&load->pace, load->naps)) return NULL;
