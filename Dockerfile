@@ -16,7 +16,7 @@ RUN make CUDA=0 COMMIT="$COMMIT" all \
 
 FROM debian:12-slim
 RUN apt-get update && apt-get install -y --no-install-recommends \
-        libmicrohttpd12 libuv1 libjansson4 libpcre2-8-0 libutf8proc2 \
+        libmicrohttpd12 libuv1 libjansson4 libpcre2-8-0 libutf8proc2 libzmq5 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --no-create-home fathom
 COPY --from=build /out/usr/bin/fathom /usr/bin/fathom

@@ -135,6 +135,14 @@ int cmd_serve(opt_args *args) {
          "share cached prompts between API keys; cached_tokens then shows what prompts other keys "
          "have sent",
          0, 0, false},
+        OPT_GROUP("Routing"),
+        {"--kv-events-endpoint", OPT_TEXT, &opts.kv_endpoint, "ENDPOINT",
+         "publish over ZeroMQ which prompts the prefix cache holds, in vLLM's format, as in "
+         "tcp://*:5557; an address of this machine is bound, another one is connected to. Who can "
+         "reach it reads prompts as token ids (default: nothing is published)",
+         0, 0, false},
+        {"--kv-events-topic", OPT_TEXT, &opts.kv_topic, "TEXT",
+         "topic of the KV events (default: kv@ADDRESS:PORT@MODEL)", 0, 0, false},
         GROUP_DEPTH,
         {"--depth-cap", OPT_FLAG, &opts.depth_cap, NULL,
          "run fewer loops per token while the queue is long (default: never)", 0, 0, false},

@@ -64,6 +64,7 @@ static void fill_limits(srv *server) {
     if (opts->no_prefix_cache) limits->prefix_cache = false;
     limits->depth_cap = opts->depth_cap;
     srv_tenants_fill(server, limits);
+    limits->feed = srv_kv_events_feed(server->kv);
 }
 
 static void say_ready(const srv *server, const eng_backend_info *info) {
@@ -111,7 +112,7 @@ static void on_loaded(uv_work_t *task, int status) {
     fill_limits(server);
     srv_metrics_init(&server->counts, model_plan_of(server->model.model)->max_seq_len);
     err e = {0};
-    if (srv_engine_open(server, &e) != 0) {
+    if (srv_engine_open(server, &e) != 0 || srv_kv_events_start(server, &e) != 0) {
         srv_stop_for(server, &e, "the engine thread did not start");
         return;
     }

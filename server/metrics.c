@@ -336,6 +336,24 @@ static void write_process(metric_page *page, srv *server) {
         srv_not_ready(server) == NULL);
 }
 
+static void write_kv_events(metric_page *page, const srv *server) {
+    srv_kv_counts counts;
+    if (!srv_kv_events_counts(server->kv, &counts)) return;
+    head(page, "fathom_kv_events_total", "counter", "KV events that were published, by kind.");
+    sample(page, "fathom_kv_events_total", "kind", "stored", (double)counts.stored);
+    sample(page, "fathom_kv_events_total", "kind", "removed", (double)counts.removed);
+    sample(page, "fathom_kv_events_total", "kind", "cleared", (double)counts.cleared);
+    one(page, "fathom_kv_events_messages_total", "counter",
+        "Messages with KV events; the number of the next one.", (double)counts.messages);
+    one(page, "fathom_kv_events_bytes_total", "counter", "Bytes of KV events in these messages.",
+        (double)counts.bytes);
+    one(page, "fathom_kv_events_waits_total", "counter",
+        "Waits, of 20 ms each, because the queue of a subscriber was full.", (double)counts.waits);
+    one(page, "fathom_kv_events_untold_blocks", "gauge",
+        "Cached blocks that are not published yet, because the publisher is behind.",
+        counts.untold);
+}
+
 static void write_http(metric_page *page, const srv *server) {
     const srv_counts *counts = &server->counts;
     size_t n_routes = 0;
@@ -421,6 +439,7 @@ void srv_metrics_write(srv *server, buf *out) {
     write_ranks(&page, server);
     write_depth(&page, server, &st);
     write_cache(&page, &st);
+    write_kv_events(&page, server);
     srv_tenants_write(server, out, page.labels);
     write_http(&page, server);
 }

@@ -20,7 +20,8 @@ enum {
     BACKLOG = 4096,
     ADMIN_CONNECTIONS = 64, /* probes and scrapers */
     OTHER_FILES = 48,
-    LOOP_STALL_S = 3, /* the loop beats once a second */
+    KV_EVENT_FILES = 64, /* libzmq's own, and some subscribers */
+    LOOP_STALL_S = 3,    /* the loop beats once a second */
 };
 
 /* Gets descriptors for all allowed connections or allows fewer connections, so that clients cannot
@@ -35,6 +36,7 @@ static int fit_descriptors(server_opts *opts, err *e) {
     }
     if (files.rlim_cur == RLIM_INFINITY) return 0;
     uint64_t other = OTHER_FILES + (opts->admin_port == SERVER_UNSET ? 0 : ADMIN_CONNECTIONS);
+    if (opts->kv_endpoint) other += KV_EVENT_FILES;
     if (files.rlim_cur < other + 8) {
         return err_set(
             e, ERR_IO, NULL,
@@ -141,6 +143,7 @@ static void teardown(srv *server) {
     srv_mhd_close(&server->admin);
     srv_lingers_close(server);
     srv_engine_close(server);
+    srv_kv_events_close(server->kv);
     srv_notify_close(server);
     uv_close((uv_handle_t *)&server->sweep, NULL);
     uv_close((uv_handle_t *)&server->drain_timer, NULL);
@@ -190,7 +193,7 @@ static int serve(srv *server, err *e) {
     size_t memory = (size_t)server->opts.request_memory, share = server->keys ? memory / 2 : memory;
     if (srv_ledger_open(&server->ledger, memory, share, e) != 0) goto fail_keys;
     int fds[2];
-    if (listen_all(server, fds, e) != 0) goto fail_keys;
+    if (listen_all(server, fds, e) != 0 || srv_kv_events_open(server, e) != 0) goto fail_keys;
     if (uv_loop_init(&server->loop) != 0) {
         (void)err_set(e, ERR_IO, NULL, "the event loop did not start");
         goto fail_keys;

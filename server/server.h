@@ -15,7 +15,7 @@ enum {
 typedef struct {
     runtime_opts run;
     const char *host, *admin_host, *served_name, *chat_template, *api_key_file, *log_level,
-        *log_format;
+        *log_format, *kv_endpoint, *kv_topic;
     const char *model_why; /* logged: the way the model was found; NULL: it was given as a path */
     opt_list cors, allowed_hosts;
     uint64_t port, admin_port, max_queue, max_queue_tokens, max_body, request_memory,

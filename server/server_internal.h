@@ -31,7 +31,9 @@
  *   keys.c       the file of API keys
  *   tenants.c    limits of one key, fair to the others
  *   metrics.c    the Prometheus page
- *   launches.c   the last launches as JSON */
+ *   launches.c   the last launches as JSON
+ *   kv_events.c  publishes the blocks of the prefix cache; kv_batch.c its format, zmq.c its library
+ */
 #ifndef FATHOM_SRV_INTERNAL_H
 #define FATHOM_SRV_INTERNAL_H
 
@@ -395,6 +397,19 @@ void srv_handle_metrics(srv_req *req);
 /* Most loops that a token runs unless its request says otherwise; 0 until the model is loaded. */
 uint32_t srv_default_loops(const srv *server);
 
+/* kv_events.c. All but the counts: loop thread. */
+typedef struct srv_kv_events srv_kv_events;
+/* Opens the socket of --kv-events-endpoint, if it is given. */
+int srv_kv_events_open(srv *server, err *e) WARN_UNUSED;
+kv_feed *srv_kv_events_feed(const srv_kv_events *kv);     /* for the scheduler; kv may be NULL */
+int srv_kv_events_start(srv *server, err *e) WARN_UNUSED; /* the engine runs */
+void srv_kv_events_close(srv_kv_events *kv);              /* after the engine; NULL is fine */
+typedef struct {
+    uint64_t stored, removed, cleared, messages, bytes, waits;
+    uint32_t untold;
+} srv_kv_counts;
+bool srv_kv_events_counts(const srv_kv_events *kv, srv_kv_counts *out); /* false: none */
+
 /* launches.c */
 void srv_handle_launches(srv_req *req);
 
@@ -467,6 +482,7 @@ struct srv {
     exit_rule exit; /* exit rule of its backend; the backend belongs to the engine thread */
     api_context *api;
     sched_thread *engine;
+    srv_kv_events *kv;                    /* NULL: KV events are not published */
     map ids;                              /* sequence id to srv_seq */
     uint32_t n_sequences;                 /* in the scheduler */
     uint64_t waiting_prompt;              /* prompt tokens of sequences without a first token */

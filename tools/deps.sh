@@ -12,7 +12,7 @@ what=${1:-build}
 
 build="gcc libc6-dev make libmicrohttpd-dev libuv1-dev libjansson-dev libpcre2-dev libutf8proc-dev libcurl4-openssl-dev"
 unit="libcriterion-dev"
-test="curl jq g++ clang libclang-rt-14-dev nodejs npm procps json-schema-test-suite"
+test="curl jq g++ clang libclang-rt-14-dev nodejs npm procps json-schema-test-suite libzmq5"
 full="chromium gnuplot-nox nginx-light haproxy prometheus openssl openmpi-bin libopenmpi-dev iproute2"
 case $what in
 build) want=$build ;;

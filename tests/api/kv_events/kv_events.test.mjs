@@ -1,0 +1,213 @@
+// Routers that know each replica's prefix cache: the messages of --kv-events-endpoint, read by a
+// subscriber over the real library, and the token ids of the two /render endpoints.
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import test from "node:test";
+import { Random } from "../openapi/generate.mjs";
+import { Server, binary, demo, withServer } from "../../http/lib/server.mjs";
+import { BLOCK, Subscriber, freePort } from "./subscriber.mjs";
+
+// The server loads libzmq only for this option, and its refusal of a bad path comes later.
+const tried = spawnSync(binary, ["serve", "--model", demo, "--port", "0", "--kv-events-endpoint", "ipc:///nowhere/at/all"], { encoding: "utf8" });
+const skip = /needs libzmq/.test(tried.stderr) && "libzmq is not installed (Debian: libzmq5)";
+
+const endpointOf = async () => `tcp://127.0.0.1:${await freePort()}`;
+const words = "In the beginning God created the heaven and the earth and the earth was without form and void".split(" ");
+const textOf = (r, n) => Array.from({ length: n }, () => r.pick(words)).join(" ");
+
+// A server, and a subscriber from the beginning.
+async function withEvents(args, options, body) {
+    const endpoint = await endpointOf();
+    await withServer(["--kv-events-endpoint", endpoint, ...args], { device: "fake", ...options }, async (s) => {
+        const sub = new Subscriber(endpoint);
+        await sub.begun();
+        await body(s, sub, endpoint);
+        assert.equal(sub.counts.gaps, 0);
+        await sub.close();
+    });
+}
+
+async function render(s, target, body) {
+    const answer = await s.post(`${target}/render`, body);
+    assert.equal(answer.status, 200, answer.text);
+    return answer.json;
+}
+
+async function run(s, target, body) {
+    const answer = await s.post(target, body);
+    assert.equal(answer.status, 200, answer.text);
+    return answer.json;
+}
+
+test("the blocks of a prompt are told, with the ids that /render tells, chained by their hashes", { skip }, async () => {
+    await withEvents(["--served-name", "a/b"], { device: "cpu" }, async (s, sub) => {
+        assert.deepEqual([...sub.topics], [`kv@127.0.0.1:${s.port}@a/b`]);
+        const r = new Random(1);
+        for (const [target, body] of [["/v1/completions", { prompt: textOf(r, 120), max_tokens: 40, ignore_eos: true }],
+            ["/v1/chat/completions", { messages: [{ role: "user", content: textOf(r, 90) }], max_tokens: 40, ignore_eos: true }]]) {
+            const rendered = await render(s, target, body);
+            const [{ token_ids: ids, model, sampling_params }] = [rendered].flat();
+            assert.equal(Array.isArray(rendered), target === "/v1/completions");
+            assert.deepEqual([model, sampling_params.max_tokens], ["a/b", 40]);
+            assert.equal(sub.cached(ids), 0);
+            const { usage } = await run(s, target, body);
+            assert.equal(usage.prompt_tokens, ids.length, "the request is run with these ids");
+            const whole = Math.floor(ids.length / BLOCK) * BLOCK;
+            await sub.until("the blocks of the prompt", () => sub.cached(ids) === whole);
+            assert.ok(whole >= 2 * BLOCK);
+        }
+    });
+});
+
+test("a subscriber foretells how much of each prompt comes from the cache, also while blocks are evicted", { skip }, async () => {
+    await withEvents(["--kv-memory", "2M"], {}, async (s, sub) => {
+        const r = new Random(7), heads = Array.from({ length: 4 }, () => textOf(r, 150));
+        let hits = 0;
+        for (let i = 0; i < 150; i++) {
+            const body = { prompt: r.chance(0.6) ? `${r.pick(heads)} ${textOf(r, r.below(60))}` : textOf(r, 40 + r.below(200)), max_tokens: 1 + r.below(40) };
+            const [{ token_ids: ids }] = await render(s, "/v1/completions", body);
+            // The last token of a prompt is always run, for its logits.
+            const most = Math.floor((ids.length - 1) / BLOCK) * BLOCK, foretold = Math.min(sub.cached(ids), most);
+            const { usage } = await run(s, "/v1/completions", body);
+            assert.equal(usage.prompt_tokens_details.cached_tokens, foretold, `request ${i}`);
+            hits += foretold > 0;
+            await sub.caughtUp(s);
+        }
+        assert.ok(sub.counts.BlockRemoved > 20 && hits > 20, JSON.stringify([sub.counts, hits]));
+    });
+});
+
+test("a subscriber that comes late, or comes again, learns every block", { skip }, async () => {
+    await withEvents([], {}, async (s, first, endpoint) => {
+        const r = new Random(3);
+        for (let i = 0; i < 10; i++) await run(s, "/v1/completions", { prompt: textOf(r, 300), max_tokens: 1 });
+        await first.caughtUp(s);
+        assert.ok(first.blocks.size > 50);
+        const state = first.state();
+        for (let i = 0; i < 2; i++) { // the second comes within the second that is left between two restatements
+            const late = new Subscriber(endpoint);
+            await late.begun();
+            await late.caughtUp(s);
+            assert.deepEqual(late.state(), state);
+            assert.equal(late.counts.gaps, 0);
+            await late.close();
+        }
+        await first.caughtUp(s);
+        assert.deepEqual(first.state(), state, "to others nothing has changed");
+    });
+});
+
+test("a subscription to other topics brings nothing and asks for nothing", { skip }, async () => {
+    await withEvents([], {}, async (s, sub, endpoint) => {
+        const other = new Subscriber(endpoint, { topic: "kv@elsewhere" });
+        const before = sub.counts.AllBlocksCleared;
+        await run(s, "/v1/completions", { prompt: textOf(new Random(4), 100), max_tokens: 1 });
+        await sub.until("its blocks", () => sub.blocks.size > 0);
+        const late = new Subscriber(endpoint); // the server has read the other's subscription first
+        await late.begun();
+        await sub.until("the same list", () => sub.counts.AllBlocksCleared > before);
+        assert.equal(sub.counts.AllBlocksCleared, before + 1);
+        assert.equal(other.counts.messages, 0);
+        await late.close();
+        await other.close();
+    });
+});
+
+test("what only some requests may find is not told: salts, and depths of their own", { skip }, async () => {
+    await withEvents(["--kv-events-topic", "kv@a@b"], {}, async (s, sub) => {
+        const r = new Random(5), prompt = textOf(r, 100);
+        for (const own of [{ cache_salt: "s" }, { depth: { max_loops: 1 } }, { depth: { min_loops: 2 } }])
+            await run(s, "/v1/completions", { prompt: textOf(r, 100), max_tokens: 1, ...own });
+        const [{ token_ids: ids }] = await render(s, "/v1/completions", { prompt });
+        await run(s, "/v1/completions", { prompt, max_tokens: 1 });
+        await sub.until("the plain prompt's blocks", () => sub.cached(ids) > 0);
+        await sub.caughtUp(s);
+        assert.equal(sub.blocks.size, Math.floor(ids.length / BLOCK), "and no others");
+        assert.deepEqual([...sub.topics], ["kv@a@b"]);
+    });
+});
+
+test("keys that share the cache are told; the last message says that nothing is left", { skip }, async () => {
+    const dir = mkdtempSync(path.join(os.tmpdir(), "fathom-kv-")), keys = path.join(dir, "keys");
+    writeFileSync(keys, "first-key-0001\nsecond-key-0002\n", { mode: 0o600 });
+    const endpoint = await endpointOf();
+    const s = await Server.start(["--kv-events-endpoint", endpoint, "--api-key-file", keys, "--share-cache"], { device: "fake" });
+    const sub = new Subscriber(endpoint), headers = (key) => ({ headers: { Authorization: `Bearer ${key}` } });
+    await sub.begun();
+    const body = { prompt: textOf(new Random(6), 100), max_tokens: 1 };
+    assert.equal((await s.post("/v1/completions/render", body)).status, 401);
+    const [{ token_ids: ids }] = (await s.post("/v1/completions/render", body, headers("second-key-0002"))).json;
+    assert.equal((await s.post("/v1/completions", body, headers("first-key-0001"))).status, 200);
+    await sub.until("the blocks", () => sub.cached(ids) >= BLOCK);
+    await s.stop();
+    await sub.until("the last message", () => sub.last === "AllBlocksCleared" && sub.blocks.size === 0);
+    await sub.close();
+    rmSync(dir, { recursive: true });
+});
+
+// Its queue of 1000 messages fills up, the publisher waits for it, and then disconnects it.
+test("a subscriber that takes nothing is disconnected, holds up nobody else for long, and is told all when it comes again", { skip }, async () => {
+    await withEvents(["--kv-memory", "4M"], {}, async (s, quick, endpoint) => {
+        const slow = new Subscriber(endpoint, { reads: false }), r = new Random(8);
+        await quick.until("its subscription", () => quick.counts.AllBlocksCleared > 1);
+        const ask = () => run(s, "/v1/completions", { prompt: Array.from({ length: 900 }, () => r.below(2000)), max_tokens: 1 });
+        const figures = async () => {
+            const m = await s.metrics();
+            return { sent: m.fathom_kv_events_messages_total, waits: m.fathom_kv_events_waits_total };
+        };
+        let before, now = await figures();
+        await quick.until("a queue that stays full", async () => {
+            before = now;
+            await Promise.all(Array.from({ length: 16 }, ask));
+            now = await figures();
+            return now.sent === before.sent && now.waits > before.waits;
+        });
+        await quick.until("the next message, without the slow one", async () => (await figures()).sent > now.sent);
+        await quick.caughtUp(s);
+        slow.reading = slow.read(); // it finds itself disconnected, and connects
+        await slow.until("the same blocks", () => slow.counts.gaps > 0 && !slow.stale && slow.next === quick.next);
+        assert.deepEqual(slow.state(), quick.state());
+        await slow.close();
+    });
+});
+
+const refused = [
+    [["--kv-events-endpoint", "nonsense"], /takes tcp:\/\/ADDRESS:PORT or ipc:\/\/PATH, not 'nonsense'/],
+    [["--kv-events-endpoint", "tcp://"], /takes tcp/],
+    [["--kv-events-endpoint", "tcp://:5557"], /takes tcp/],
+    [["--kv-events-endpoint", "tcp://*:0"], /takes tcp/],
+    [["--kv-events-endpoint", "tcp://*:99999"], /takes tcp/],
+    [["--kv-events-endpoint", "tcp://*:5x"], /takes tcp/],
+    [["--kv-events-endpoint", "ipc://"], /takes tcp/],
+    [["--kv-events-endpoint", "udp://1.2.3.4:5557"], /takes tcp/],
+    [["--kv-events-endpoint", "ipc:///nowhere/at/all"], /ipc:\/\/\/nowhere\/at\/all: No such file/],
+    [["--kv-events-endpoint", "tcp://*:5557", "--no-prefix-cache"], /does not go with --no-prefix-cache/],
+    [["--kv-events-endpoint", "tcp://*:5557", "--kv-events-topic", ""], /takes a text of 1 to 511 bytes/],
+    [["--kv-events-endpoint", "tcp://*:5557", "--kv-events-topic", "x".repeat(512)], /takes a text of 1 to 511 bytes/],
+];
+
+test("an option that cannot work ends the start with its reason", { skip }, async () => {
+    const dir = mkdtempSync(path.join(os.tmpdir(), "fathom-kv-")), keys = path.join(dir, "keys");
+    writeFileSync(keys, "first-key-0001\n", { mode: 0o600 });
+    const rows = [...refused, [["--kv-events-endpoint", "tcp://*:5557", "--api-key-file", keys], /with --api-key-file needs --share-cache/]];
+    for (const [args, message] of rows) {
+        const s = await Server.start(args, { ready: false });
+        await s.ended;
+        assert.notEqual(s.exit.code, 0, args.join(" "));
+        assert.match(s.log, message);
+    }
+    rmSync(dir, { recursive: true });
+});
+
+test("without libzmq the server says which package it lacks", async () => {
+    const dir = mkdtempSync(path.join(os.tmpdir(), "fathom-kv-"));
+    writeFileSync(path.join(dir, "libzmq.so.5"), "no library");
+    const s = await Server.start(["--kv-events-endpoint", "tcp://127.0.0.1:5557"], { ready: false, env: { LD_LIBRARY_PATH: dir } });
+    await s.ended;
+    assert.notEqual(s.exit.code, 0);
+    assert.match(s.log, /--kv-events-endpoint needs libzmq \(Debian: apt install libzmq5\)/);
+    rmSync(dir, { recursive: true });
+});
