@@ -5,10 +5,11 @@
 #include "scheduler/cache.h"
 #include "scheduler/feed.h"
 
-/* plain: the key of the blocks to tell; NULL: no block is told. */
+/* plain: the key of the blocks to tell, at any home; NULL: no block is told. */
 int sched__feed_open(kv_feed *feed, uint32_t n_blocks, const prefix_key *plain, err *e) WARN_UNUSED;
 const prefix_key *sched__feed_key(const kv_feed *feed); /* NULL: no block is told */
-/* Block id entered the prefix table, with the feed's key; or is about to leave it, with any key. */
+/* Block id entered the prefix table, with the feed's key at some home; or is about to leave it,
+ * with any key. */
 void sched__feed_stored(kv_cache *cache, uint32_t id);
 void sched__feed_removed(kv_cache *cache, uint32_t id);
 void sched__feed_turn(kv_cache *cache); /* catches up, rings; once a step */

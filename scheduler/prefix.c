@@ -73,6 +73,15 @@ bool sched__prefix_has(kv_cache *cache, const hash128 *hash, const hash128 *pare
     return find(cache, hash, parent, key, tokens) != NONE;
 }
 
+/* A request may find the block at any home. */
+static bool is_to_be_told(const kv_cache *cache, const prefix_key *key) {
+    const prefix_key *told = cache->feed ? sched__feed_key(cache->feed) : NULL;
+    if (told == NULL) return false;
+    prefix_key there = *told;
+    there.home = key->home;
+    return sched__same_key(&there, key);
+}
+
 void sched__prefix_offer(kv_cache *cache, uint32_t id, const hash128 *hash, const hash128 *parent,
                          const prefix_key *key, const uint32_t tokens[ENG_BLOCK]) {
     block *blk = &cache->blocks[id];
@@ -86,8 +95,7 @@ void sched__prefix_offer(kv_cache *cache, uint32_t id, const hash128 *hash, cons
     uint32_t *bucket = bucket_of(cache, hash);
     blk->hash_next = *bucket;
     *bucket = id;
-    const prefix_key *told = cache->feed ? sched__feed_key(cache->feed) : NULL;
-    if (told && sched__same_key(told, key)) sched__feed_stored(cache, id);
+    if (is_to_be_told(cache, key)) sched__feed_stored(cache, id);
 }
 
 void sched__prefix_forget(kv_cache *cache, uint32_t id) {

@@ -57,6 +57,7 @@ const char *feed_reader_compare(feed_reader *reader, kv_feed *feed, const schedu
         const block_content *content = &cache->contents[id];
         if (!cache->blocks[id].taken || !cache->blocks[id].cached) continue;
         uint32_t at = find(reader, name_of(&content->hash));
+        plain.home = content->key.home;
         bool tell = sched__same_key(&content->key, &plain) &&
                     (sched->limits.opts.share_cache || sched->limits.opts.max_tenants == 1);
         to_tell += tell;
