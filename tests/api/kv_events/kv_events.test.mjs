@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import net from "node:net";
 import os from "node:os";
 import path from "node:path";
 import test from "node:test";
@@ -146,6 +147,33 @@ test("keys that share the cache are told; the last message says that nothing is 
     await sub.until("the last message", () => sub.last === "AllBlocksCleared" && sub.blocks.size === 0);
     await sub.close();
     rmSync(dir, { recursive: true });
+});
+
+// The greeting of ZMTP 3.0 without a mechanism, and a READY of a subscriber.
+const greeting = Buffer.concat([Buffer.from([0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0]), Buffer.from("NULL"), Buffer.alloc(48)]);
+const ready = Buffer.concat([Buffer.from([4, 25, 5]), Buffer.from("READY"), Buffer.from([11]), Buffer.from("Socket-Type"), Buffer.from([0, 0, 0, 3]), Buffer.from("SUB")]);
+const noise = [
+    Buffer.from("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"),
+    Buffer.from(Array.from({ length: 300 }, (_, i) => (i * 73) & 255)),
+    Buffer.concat([greeting, Buffer.alloc(64, 0xff)]),
+    Buffer.concat([greeting, ready, Buffer.from([2, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff])]), // a frame of 2^63 bytes
+    Buffer.concat([greeting, ready, Buffer.from([2, 0, 0, 0, 0, 0, 0, 0x10, 0]), Buffer.alloc(4096, 1)]), // a subscription of 4096 bytes
+    Buffer.concat([greeting, ready, Buffer.from([0, 0, 0, 1, 9, 0, 1, 0])]), // messages that are no subscriptions
+];
+
+test("bytes that no subscriber sends end neither the server nor the messages to others", { skip }, async () => {
+    await withEvents([], {}, async (s, sub, endpoint) => {
+        for (const bytes of noise) {
+            const socket = net.connect(Number(endpoint.split(":")[2]), "127.0.0.1");
+            socket.on("error", () => {});
+            await new Promise((done) => socket.once("data", done)); // the server's greeting
+            socket.end(bytes);
+            await new Promise((done) => socket.once("close", done));
+        }
+        const prompt = textOf(new Random(9), 100), [{ token_ids: ids }] = await render(s, "/v1/completions", { prompt });
+        await run(s, "/v1/completions", { prompt, max_tokens: 1 });
+        await sub.until("the blocks", () => sub.cached(ids) >= BLOCK);
+    });
 });
 
 // Its queue of 1000 messages fills up, the publisher waits for it, and then disconnects it.
