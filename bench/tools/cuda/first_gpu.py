@@ -53,7 +53,7 @@ class Red(Exception):
 class FirstRun:
     STEPS = {  # name: limit in seconds
         "probe": 15, "selftest": 180, "kernels": 45, "steps": 60, "clock": 45, "ncu": 120, "engine": 70, "published": 110,
-        "ouro": 80, "http": 60, "sanitizers": 90}
+        "ouro": 80, "http": 60, "sanitizers": 240}
 
     def __init__(self, args):
         self.args = args
@@ -225,12 +225,12 @@ class FirstRun:
         self.results.values["red"] = red
         self.results.put("self_test_green", False)
         if sanitize and self.machine.tools["compute-sanitizer"]:
-            self.sanitize("memcheck", red[:4], 4)
+            self.sanitize("memcheck", red[:4], 4, 90)
         raise Red(why)
 
-    def sanitize(self, kind, names, jobs):
+    def sanitize(self, kind, names, jobs, limit):
         wrap = [self.machine.tools["compute-sanitizer"], "--tool", kind, "--error-exitcode", "9"]
-        return self.check(names, kind, 90, jobs, report.read_sanitizer, wrap)
+        return self.check(names, kind, limit, jobs, report.read_sanitizer, wrap)
 
     # ---- what is timed ----
 
@@ -408,7 +408,7 @@ class FirstRun:
             self.skip("sanitizers", f"would run {SANITIZED}" if tool else "compute-sanitizer is not here")
             return
         known = self.groups()
-        self.runner.run_all(len(SANITIZED), [lambda k=k, g=g: self.sanitize(k, [n for n in g if n in known], len(g)) for k, g in SANITIZED.items()])
+        self.runner.run_all(len(SANITIZED), [lambda k=k, g=g: self.sanitize(k, [n for n in g if n in known], len(g), self.STEPS["sanitizers"]) for k, g in SANITIZED.items()])
 
     # ---- all of it ----
 
