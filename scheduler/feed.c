@@ -38,6 +38,7 @@ struct kv_feed {
     uint32_t round; /* counts restatements; a block with another round's state is untold */
     atomic_bool restate;
     atomic_uint untold;
+    atomic_uint_fast64_t n_events; /* told since the beginning */
 };
 
 int kv_feed_create(kv_feed **out, void (*ring)(void *ud), void *ud, err *e) {
@@ -88,6 +89,7 @@ static bool fits(const kv_feed *feed, uint32_t more, uint32_t n_told) {
 }
 
 static void push(kv_feed *feed, const kv_event *event) {
+    atomic_fetch_add_explicit(&feed->n_events, 1, memory_order_relaxed);
     feed->pushed |= queue_push(feed->events, event); /* cannot fail, see above */
 }
 
@@ -167,6 +169,10 @@ bool kv_feed_take(kv_feed *feed, kv_event *out) {
 
 void kv_feed_restate(kv_feed *feed) {
     atomic_store_explicit(&feed->restate, true, memory_order_relaxed);
+}
+
+uint64_t kv_feed_n_told(const kv_feed *feed) {
+    return atomic_load_explicit(&((kv_feed *)(uintptr_t)feed)->n_events, memory_order_relaxed);
 }
 
 uint32_t kv_feed_untold(const kv_feed *feed) {

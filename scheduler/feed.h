@@ -33,6 +33,8 @@ bool kv_feed_take(kv_feed *feed, kv_event *out) WARN_UNUSED;
 /* Any thread: asks for KV_CLEARED and then every block again, for a late reader. It is
  * done in the engine's next step, within 50 ms if the engine is idle. */
 void kv_feed_restate(kv_feed *feed);
-uint32_t kv_feed_untold(const kv_feed *feed); /* any thread: cached blocks not told yet */
+/* Any thread: cached blocks not told yet, and the number of events told since the beginning. */
+uint32_t kv_feed_untold(const kv_feed *feed);
+uint64_t kv_feed_n_told(const kv_feed *feed);
 
 #endif

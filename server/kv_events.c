@@ -60,7 +60,8 @@ struct srv_kv_events {
     bool wish; /* a restatement is due */
 
     /* written by the publisher, read for /metrics */
-    atomic_uint_fast64_t told[KV_CLEARED + 1], messages, waits, bytes;
+    atomic_uint_fast64_t told[KV_CLEARED + 1], messages, waits, bytes,
+        gone; /* events without memory for them */
 };
 
 static void ring(void *ud) {
@@ -91,7 +92,7 @@ static double unix_now(void) {
 }
 
 static void add(atomic_uint_fast64_t *counter, uint64_t n) {
-    atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+    atomic_fetch_add_explicit(counter, n, memory_order_release);
 }
 
 /* Without memory for them the events are gone, and everything has to be told anew. */
@@ -99,6 +100,7 @@ static void encode(srv_kv_events *kv) {
     buf_clear(&kv->batch);
     srv_kv_batch(&kv->batch, kv->events, kv->n, unix_now());
     if (!kv->batch.failed) return;
+    add(&kv->gone, kv->n);
     kv->n = 0;
     kv->number++;
     kv->wish = true;
@@ -343,17 +345,19 @@ void srv_kv_events_close(srv_kv_events *kv) {
 /* ---- metrics ---- */
 
 static uint64_t counted(const atomic_uint_fast64_t *counter) {
-    return atomic_load_explicit((atomic_uint_fast64_t *)(uintptr_t)counter, memory_order_relaxed);
+    return atomic_load_explicit((atomic_uint_fast64_t *)(uintptr_t)counter, memory_order_acquire);
 }
 
+/* The messages are read last: once no event is late, they are complete. */
 bool srv_kv_events_counts(const srv_kv_events *kv, srv_kv_counts *out) {
     if (kv == NULL) return false;
     *out = (srv_kv_counts){.stored = counted(&kv->told[KV_STORED]),
                            .removed = counted(&kv->told[KV_REMOVED]),
-                           .cleared = counted(&kv->told[KV_CLEARED]),
-                           .messages = counted(&kv->messages),
-                           .bytes = counted(&kv->bytes),
-                           .waits = counted(&kv->waits),
-                           .untold = kv_feed_untold(kv->feed)};
+                           .cleared = counted(&kv->told[KV_CLEARED])};
+    uint64_t over = out->stored + out->removed + out->cleared + counted(&kv->gone);
+    out->late = kv_feed_n_told(kv->feed) - over + kv_feed_untold(kv->feed);
+    out->bytes = counted(&kv->bytes);
+    out->waits = counted(&kv->waits);
+    out->messages = counted(&kv->messages);
     return true;
 }

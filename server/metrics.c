@@ -349,9 +349,8 @@ static void write_kv_events(metric_page *page, const srv *server) {
         (double)counts.bytes);
     one(page, "fathom_kv_events_waits_total", "counter",
         "Waits, of 20 ms each, because the queue of a subscriber was full.", (double)counts.waits);
-    one(page, "fathom_kv_events_untold_blocks", "gauge",
-        "Cached blocks that are not published yet, because the publisher is behind.",
-        counts.untold);
+    one(page, "fathom_kv_events_late", "gauge", "KV events that are not published yet.",
+        (double)counts.late);
 }
 
 static void write_http(metric_page *page, const srv *server) {

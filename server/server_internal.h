@@ -406,7 +406,7 @@ int srv_kv_events_start(srv *server, err *e) WARN_UNUSED; /* the engine runs */
 void srv_kv_events_close(srv_kv_events *kv);              /* after the engine; NULL is fine */
 typedef struct {
     uint64_t stored, removed, cleared, messages, bytes, waits;
-    uint32_t untold;
+    uint64_t late; /* events not published yet, and blocks not told yet */
 } srv_kv_counts;
 bool srv_kv_events_counts(const srv_kv_events *kv, srv_kv_counts *out); /* false: none */
 

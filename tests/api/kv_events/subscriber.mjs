@@ -1,6 +1,7 @@
 // A router's view of one replica: the blocks that its messages name, by hash and by tokens.
 import assert from "node:assert/strict";
 import net from "node:net";
+import { after } from "node:test";
 import { decode } from "@msgpack/msgpack";
 import * as zmq from "zeromq";
 import { until } from "../../http/lib/server.mjs";
@@ -16,6 +17,10 @@ export function freePort() {
     });
 }
 
+// An open socket would keep the file of a failed test from ending.
+const open = new Set();
+after(() => open.forEach((socket) => socket.close()));
+
 export class Subscriber {
     blocks = new Map(); // hash -> { parent, tokens, prompt: the key of all tokens up to its end }
     prompts = new Map(); // prompt -> number of blocks with it
@@ -29,6 +34,7 @@ export class Subscriber {
     // reads: false: it takes nothing from its socket until read() is called.
     constructor(endpoint, { topic = "kv@", reads = true } = {}) {
         this.socket = new zmq.Subscriber({ linger: 0, ...(reads ? {} : { receiveHighWaterMark: 1, receiveBufferSize: 4096 }) });
+        open.add(this.socket);
         this.socket.connect(endpoint);
         this.socket.subscribe(topic);
         if (reads) this.reading = this.read();
@@ -134,11 +140,12 @@ export class Subscriber {
     async caughtUp(server) {
         await this.until("all messages", async () => {
             const m = await server.metrics();
-            return m.fathom_kv_events_untold_blocks === 0 && m.fathom_kv_events_messages_total === this.next;
+            return m.fathom_kv_events_late === 0 && m.fathom_kv_events_messages_total === this.next;
         });
     }
 
     async close() {
+        open.delete(this.socket);
         this.socket.close();
         await this.reading;
         if (this.fault) throw this.fault;
