@@ -43,6 +43,7 @@ const checks = {
         const c = container(release), given = options(c);
         assert.equal(String(portOf(c, "http")), given.port);
         assert.equal(String(portOf(c, "admin")), given["admin-port"]);
+        assert.equal(given["kv-events-endpoint"], portOf(c, "kv-events") && `tcp://*:${portOf(c, "kv-events")}`);
         for (const probe of ["startupProbe", "readinessProbe", "livenessProbe"]) assert.ok(portOf(c, c[probe].httpGet.port), probe);
         for (const p of release.one("Service").spec.ports) assert.ok(portOf(c, p.targetPort));
         const scraped = release.one("Deployment").spec.template.metadata.annotations?.["prometheus.io/port"];
@@ -50,6 +51,14 @@ const checks = {
         for (const e of release.one("PodMonitor")?.spec.podMetricsEndpoints ?? []) assert.equal(String(portOf(c, e.port)), given["admin-port"]);
         for (const rule of release.one("NetworkPolicy")?.spec.ingress ?? []) for (const p of rule.ports) assert.ok(portOf(c, p.port));
         for (const p of release.one("InferencePool")?.spec.targetPorts ?? []) assert.equal(String(p.number), given.port);
+    },
+    "only routers may read the events of the cache": (release) => {
+        const rules = (release.one("NetworkPolicy")?.spec.ingress ?? []).filter((r) => r.ports.some((p) => p.port === "kv-events"));
+        for (const rule of rules) {
+            assert.equal(rule.ports.length, 1);
+            assert.ok(rule.from.length > 0);
+        }
+        for (const p of release.one("Service").spec.ports) assert.notEqual(p.targetPort, "kv-events");
     },
     "pods are counted once: by a PodMonitor or by annotations": (release) => {
         const scraped = release.one("Deployment").spec.template.metadata.annotations?.["prometheus.io/scrape"];

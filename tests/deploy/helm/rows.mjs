@@ -25,6 +25,11 @@ export const rows = {
         networkPolicy: { enabled: true, clients: [{ podSelector: { matchLabels: { app: "web" } } }], monitoring: [{ namespaceSelector: { matchLabels: { name: "monitoring" } } }] },
     },
     "a closed network behind a gateway": { gateway, networkPolicy: { enabled: true, clients: [{ podSelector: {} }] } },
+    "events of the cache": { kvEvents: { enabled: true } },
+    "events of the cache in a closed network": {
+        gateway, networkPolicy: { enabled: true }, apiKeys: { secret: "k" }, options: { "share-cache": true },
+        kvEvents: { enabled: true, port: 6000, subscribers: [{ podSelector: { matchLabels: { app: "router" } } }] },
+    },
     "keys": { apiKeys: { secret: "fathom-keys", key: "file" } },
     "a claim": { model: { path: "org/model", volume: { claim: "models" } } },
     "a claim that is the model": { model: { path: "", servedName: "hops: the \"second\"", volume: { claim: "model" } } },

@@ -44,7 +44,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{/* What no schema can say: a sentence for each pair of values that do not go together. */}}
 {{- define "fathom.check" -}}
-{{- $own := dict "model" "model.path" "served-name" "model.servedName" "host" "service" "port" "service" "admin-host" "monitoring" "admin-port" "monitoring" "device" "device" "api-key-file" "apiKeys" "drain-seconds" "drain.seconds" "lame-duck-seconds" "drain.lameDuckSeconds" -}}
+{{- $own := dict "model" "model.path" "served-name" "model.servedName" "host" "service" "port" "service" "admin-host" "monitoring" "admin-port" "monitoring" "device" "device" "api-key-file" "apiKeys" "drain-seconds" "drain.seconds" "lame-duck-seconds" "drain.lameDuckSeconds" "kv-events-endpoint" "kvEvents" -}}
 {{- range $name, $value := .Values.options }}
 {{- if hasKey $own $name }}{{ fail (printf "options.%s: the chart sets --%s itself, from %s" $name $name (get $own $name)) }}{{ end }}
 {{- end }}
@@ -55,6 +55,8 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if gt (int .minReplicas) (int .maxReplicas) }}{{ fail "autoscaling.minReplicas is larger than autoscaling.maxReplicas" }}{{ end }}
 {{- end }}
 {{- if and (not .Values.model.path) (not (include "fathom.hasVolume" .)) }}{{ fail "model.path is empty, and there is no model.volume" }}{{ end }}
+{{- if and .Values.kvEvents.enabled (has (int .Values.kvEvents.port) (list 8080 8081)) }}{{ fail "kvEvents.port: 8080 and 8081 are the ports of requests and of monitoring" }}{{ end }}
+{{- if and .Values.kvEvents.enabled .Values.apiKeys.secret (ne (toString (index .Values.options "share-cache")) "true") }}{{ fail "kvEvents.enabled: with apiKeys no key may use the cache of another, so a router could use no event; set options.share-cache to true if they may" }}{{ end }}
 {{- if and .Values.gateway.enabled (hasKey .Values.options "metrics-key") }}{{ fail "options.metrics-key: the endpoint picker asks for metrics without a key; leave it out, since the route hands on /v1 only" }}{{ end }}
 {{- if and .Values.gateway.enabled (hasKey .Values.options "max-queue") }}{{ fail "options.max-queue: with gateway.enabled it is gateway.maxQueue" }}{{ end }}
 {{- if and .Values.gateway.enabled (not .Values.gateway.picker.create) (not .Values.gateway.picker.service) }}{{ fail "gateway.picker.service names the picker's Service when gateway.picker.create is false" }}{{ end }}
@@ -76,6 +78,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 - --drain-seconds={{ .Values.drain.seconds }}
 {{- if .Values.apiKeys.secret }}
 - --api-key-file=/etc/fathom/keys
+{{- end }}
+{{- if .Values.kvEvents.enabled }}
+- {{ printf "--kv-events-endpoint=tcp://*:%d" (int .Values.kvEvents.port) | quote }}
 {{- end }}
 {{- if .Values.gateway.enabled }}
 - --max-queue={{ .Values.gateway.maxQueue | int64 }}
