@@ -8,7 +8,11 @@
  *
  * No subscriber misses a message. While the queue of one is full, the publisher waits, and the feed
  * keeps the rest. A subscriber without any progress is disconnected after some seconds; when it
- * comes again it is told everything. */
+ * comes again it is told everything.
+ *
+ * libzmq keeps each topic that a subscriber names, in up to two hundred times its bytes and without
+ * a limit. Topics that begin the published one cannot take much. If others take too much, the
+ * socket is closed, which frees them, and opened again after a second. */
 #include "base/clock.h"
 #include "server/kv_events_internal.h"
 #include "server/server_internal.h"
@@ -30,6 +34,8 @@ enum {
     QUEUED_MESSAGES = 1000,   /* for each subscriber, unread */
     QUEUED_BYTES = 256 << 10, /* by the kernel, besides */
     MOST_SUBSCRIPTION = 1024, /* bytes of a message from a subscriber */
+    MOST_STRANGE = 256 << 10, /* bytes of subscriptions to other topics */
+    READ_AT_ONCE = 1000,      /* messages from subscribers, before others are sent */
     PING_EVERY_MS = 5000,     /* a subscriber must answer within SILENCE_MS */
     SILENCE_MS = 10000,
     AGAIN_MS = 20,       /* until a refused message is tried again */
@@ -38,12 +44,15 @@ enum {
     SUBSCRIBES = 1, /* first byte of a message from a subscriber */
 };
 #define RESTATE_EVERY_NS UINT64_C(1000000000) /* however many subscribers come */
+#define SHUT_NS UINT64_C(1000000000)          /* from one socket to the next */
 
 static const char endpoint_option[] = "--kv-events-endpoint";
 
 struct srv_kv_events {
     const zmq_functions *zmq;
-    void *context, *socket; /* this thread's from open to start, then the publisher's */
+    const char *endpoint; /* of the options */
+    /* The loop thread's from open to start, then the publisher's. NULL while no socket is open. */
+    void *context, *socket;
     kv_feed *feed;
     int bell; /* eventfd: events are waiting, or the end */
     char topic[TOPIC_BYTES];
@@ -57,7 +66,9 @@ struct srv_kv_events {
     buf batch;
     uint64_t number; /* of the next message */
     uint64_t restated_ns;
-    bool wish; /* a restatement is due */
+    bool wish;      /* a restatement is due */
+    size_t strange; /* bytes of subscriptions to other topics, since the socket was opened */
+    uint64_t shut_ns;
 
     /* written by the publisher, read for /metrics */
     atomic_uint_fast64_t told[KV_CLEARED + 1], messages, waits, bytes,
@@ -67,6 +78,54 @@ struct srv_kv_events {
 static void ring(void *ud) {
     const srv_kv_events *kv = ud;
     (void)eventfd_write(kv->bell, 1); /* fails only when it is rung already */
+}
+
+/* ---- the socket ---- */
+
+static int zmq_fault(const srv_kv_events *kv, const char *what, err *e) {
+    return err_set(e, ERR_IO, NULL, "%s: %s: %s", endpoint_option, what,
+                   kv->zmq->strerror(kv->zmq->error()));
+}
+
+/* A dead subscriber answers no ping; a sleeping one takes no byte. Both are cut off after
+ * SILENCE_MS. */
+static int open_socket(srv_kv_events *kv, err *e) {
+    const zmq_functions *zmq = kv->zmq;
+    const struct {
+        int option, value;
+    } settings[] = {{ZMQ_SNDHWM, QUEUED_MESSAGES},
+                    {ZMQ_RCVHWM, 1}, /* libzmq takes in all that waits, before we count it */
+                    {ZMQ_SNDBUF, QUEUED_BYTES},
+                    {ZMQ_LINGER, LAST_WORDS_MS},
+                    {ZMQ_HEARTBEAT_IVL, PING_EVERY_MS},
+                    {ZMQ_HEARTBEAT_TIMEOUT, SILENCE_MS},
+                    {ZMQ_TCP_MAXRT, SILENCE_MS},
+                    {ZMQ_XPUB_VERBOSE, 1},
+                    {ZMQ_XPUB_NODROP, 1},
+                    {ZMQ_IPV6, 1}};
+    int64_t most = MOST_SUBSCRIPTION;
+    kv->context = zmq->ctx_new();
+    if (kv->context) kv->socket = zmq->socket(kv->context, ZMQ_XPUB);
+    if (kv->socket == NULL) return zmq_fault(kv, "libzmq gives no socket", e);
+    for (size_t i = 0; i < ARRAY_LEN(settings); i++) {
+        if (zmq->setsockopt(kv->socket, settings[i].option, &settings[i].value, sizeof(int)) != 0)
+            return zmq_fault(kv, "libzmq takes no option", e);
+    }
+    if (zmq->setsockopt(kv->socket, ZMQ_MAXMSGSIZE, &most, sizeof most) != 0)
+        return zmq_fault(kv, "libzmq takes no option", e);
+    if (zmq->bind(kv->socket, kv->endpoint) == 0) return 0;
+    /* An address of another machine, or a name: there is a collector to connect to. */
+    int why = zmq->error();
+    bool elsewhere = why == ENODEV || why == EADDRNOTAVAIL;
+    if (elsewhere && zmq->connect(kv->socket, kv->endpoint) == 0) return 0;
+    return zmq_fault(kv, kv->endpoint, e);
+}
+
+/* Subscribers get the messages sent so far within LAST_WORDS_MS. NULLs are fine. */
+static void close_socket(srv_kv_events *kv) {
+    if (kv->socket) (void)kv->zmq->close(kv->socket);
+    if (kv->context) (void)kv->zmq->ctx_term(kv->context);
+    kv->context = kv->socket = NULL;
 }
 
 /* ---- the publisher's thread ---- */
@@ -136,11 +195,14 @@ static void publish(srv_kv_events *kv) {
 /* A subscription is a 1 and the beginning of the wanted topics. */
 static void read_subscriptions(srv_kv_events *kv) {
     char text[MOST_SUBSCRIPTION + 1];
-    int n;
-    while ((n = kv->zmq->recv(kv->socket, text, sizeof text, ZMQ_DONTWAIT)) > 0) {
+    for (int i = 0; i < READ_AT_ONCE; i++) {
+        int n = kv->zmq->recv(kv->socket, text, sizeof text, ZMQ_DONTWAIT);
+        if (n <= 0) return;
         size_t prefix = (size_t)n - 1;
-        kv->wish |= text[0] == SUBSCRIBES && prefix <= strlen(kv->topic) &&
-                    memcmp(text + 1, kv->topic, prefix) == 0;
+        if (text[0] != SUBSCRIBES) continue;
+        if (prefix <= strlen(kv->topic) && memcmp(text + 1, kv->topic, prefix) == 0)
+            kv->wish = true;
+        else kv->strange += (size_t)n;
     }
 }
 
@@ -153,23 +215,49 @@ static void restate_if_due(srv_kv_events *kv) {
 }
 
 static long wait_ms(const srv_kv_events *kv) {
+    if (kv->socket == NULL) return (long)(SHUT_NS / 1000000);
     if (kv->n > 0) return AGAIN_MS;
     return kv->wish ? (long)(RESTATE_EVERY_NS / 1000000) : -1;
+}
+
+static void wait_for_work(const srv_kv_events *kv) {
+    zmq_pollitem_t items[] = {{.fd = kv->bell, .events = ZMQ_POLLIN},
+                              {.socket = kv->socket, .events = ZMQ_POLLIN}};
+    eventfd_t rings;
+    (void)kv->zmq->poll(items, kv->socket ? 2 : 1, wait_ms(kv));
+    (void)eventfd_read(kv->bell, &rings);
+}
+
+static void shut(srv_kv_events *kv) {
+    log_line(LOG_WARN,
+             "KV events: subscribers named %zu KB of topics other than '%s'; all are "
+             "disconnected, and may come again in a second",
+             kv->strange >> 10, kv->topic);
+    close_socket(kv);
+    kv->strange = 0;
+    kv->shut_ns = clock_ns();
+}
+
+static void open_again(srv_kv_events *kv) {
+    err e = {0};
+    if (clock_ns() - kv->shut_ns < SHUT_NS || open_socket(kv, &e) == 0) return;
+    log_line(LOG_WARN, "%s; trying again in a second", e.msg);
+    close_socket(kv);
+    kv->shut_ns = clock_ns();
 }
 
 static void *publisher_main(void *arg) {
     srv_kv_events *kv = arg;
     while (!atomic_load_explicit(&kv->stop, memory_order_acquire)) {
-        zmq_pollitem_t items[] = {{.fd = kv->bell, .events = ZMQ_POLLIN},
-                                  {.socket = kv->socket, .events = ZMQ_POLLIN}};
-        eventfd_t rings;
-        (void)kv->zmq->poll(items, ARRAY_LEN(items), wait_ms(kv));
-        (void)eventfd_read(kv->bell, &rings);
+        wait_for_work(kv);
+        if (kv->socket == NULL) open_again(kv);
+        if (kv->socket == NULL) continue;
         read_subscriptions(kv);
         restate_if_due(kv);
         publish(kv);
+        if (kv->strange > MOST_STRANGE) shut(kv);
     }
-    if (kv->n > 0) return NULL;
+    if (kv->n > 0 || kv->socket == NULL) return NULL;
     kv->events[kv->n++] =
         (kv_event){.kind = KV_CLEARED}; /* no request finds a block here any more */
     encode(kv);
@@ -246,50 +334,13 @@ static int check(const server_opts *opts, err *e) {
     return 0;
 }
 
-static int zmq_fault(const srv_kv_events *kv, const char *what, err *e) {
-    return err_set(e, ERR_IO, NULL, "%s: %s: %s", endpoint_option, what,
-                   kv->zmq->strerror(kv->zmq->error()));
-}
-
-/* A dead subscriber answers no ping; a sleeping one takes no byte. Both are cut off after
- * SILENCE_MS. */
-static int open_socket(srv_kv_events *kv, const char *endpoint, err *e) {
-    const zmq_functions *zmq = kv->zmq;
-    const struct {
-        int option, value;
-    } settings[] = {{ZMQ_SNDHWM, QUEUED_MESSAGES},
-                    {ZMQ_SNDBUF, QUEUED_BYTES},
-                    {ZMQ_LINGER, LAST_WORDS_MS},
-                    {ZMQ_HEARTBEAT_IVL, PING_EVERY_MS},
-                    {ZMQ_HEARTBEAT_TIMEOUT, SILENCE_MS},
-                    {ZMQ_TCP_MAXRT, SILENCE_MS},
-                    {ZMQ_XPUB_VERBOSE, 1},
-                    {ZMQ_XPUB_NODROP, 1},
-                    {ZMQ_IPV6, 1}};
-    int64_t most = MOST_SUBSCRIPTION;
-    kv->context = zmq->ctx_new();
-    if (kv->context) kv->socket = zmq->socket(kv->context, ZMQ_XPUB);
-    if (kv->socket == NULL) return zmq_fault(kv, "libzmq gives no socket", e);
-    for (size_t i = 0; i < ARRAY_LEN(settings); i++) {
-        if (zmq->setsockopt(kv->socket, settings[i].option, &settings[i].value, sizeof(int)) != 0)
-            return zmq_fault(kv, "libzmq takes no option", e);
-    }
-    if (zmq->setsockopt(kv->socket, ZMQ_MAXMSGSIZE, &most, sizeof most) != 0)
-        return zmq_fault(kv, "libzmq takes no option", e);
-    if (zmq->bind(kv->socket, endpoint) == 0) return 0;
-    /* An address of another machine, or a name: there is a collector to connect to. */
-    int why = zmq->error();
-    bool elsewhere = why == ENODEV || why == EADDRNOTAVAIL;
-    if (elsewhere && zmq->connect(kv->socket, endpoint) == 0) return 0;
-    return zmq_fault(kv, endpoint, e);
-}
-
 int srv_kv_events_open(srv *server, err *e) {
     const server_opts *opts = &server->opts;
     if (opts->kv_endpoint == NULL) return 0;
     if (check(opts, e) != 0) return -1;
     srv_kv_events *kv = server->kv = calloc(1, sizeof *kv);
     if (kv == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the KV events");
+    kv->endpoint = opts->kv_endpoint;
     kv->bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (kv->bell < 0) {
         (void)err_set(e, ERR_IO, NULL, "%s: %s", endpoint_option, strerror(errno));
@@ -297,7 +348,7 @@ int srv_kv_events_open(srv *server, err *e) {
     }
     if (kv_feed_create(&kv->feed, ring, kv, e) != 0) goto fail;
     if (srv_zmq_load(&kv->zmq, endpoint_option, e) != 0) goto fail;
-    if (open_socket(kv, opts->kv_endpoint, e) == 0) return 0;
+    if (open_socket(kv, e) == 0) return 0;
 fail:
     srv_kv_events_close(kv);
     server->kv = NULL;
@@ -334,8 +385,7 @@ void srv_kv_events_close(srv_kv_events *kv) {
         ring(kv);
         pthread_join(kv->thread, NULL);
     }
-    if (kv->socket) (void)kv->zmq->close(kv->socket);
-    if (kv->context) (void)kv->zmq->ctx_term(kv->context);
+    close_socket(kv);
     if (kv->bell >= 0) close(kv->bell);
     kv_feed_destroy(kv->feed);
     buf_deinit(&kv->batch);

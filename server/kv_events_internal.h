@@ -20,6 +20,7 @@ enum {
     ZMQ_LINGER = 17,
     ZMQ_MAXMSGSIZE = 22,
     ZMQ_SNDHWM = 23,
+    ZMQ_RCVHWM = 24,
     ZMQ_XPUB_VERBOSE = 40,
     ZMQ_IPV6 = 42,
     ZMQ_XPUB_NODROP = 69,

@@ -2,13 +2,14 @@
 // subscriber over the real library, and the token ids of the two /render endpoints.
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { randomBytes } from "node:crypto";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import net from "node:net";
 import os from "node:os";
 import path from "node:path";
 import test from "node:test";
 import { Random } from "../openapi/generate.mjs";
-import { Server, binary, demo, withServer } from "../../http/lib/server.mjs";
+import { Server, binary, demo, slow, withServer } from "../../http/lib/server.mjs";
 import { BLOCK, Subscriber, freePort } from "./subscriber.mjs";
 
 // The server loads libzmq only for this option, and its refusal of a bad path comes later.
@@ -40,6 +41,7 @@ async function render(s, target, body) {
 async function run(s, target, body) {
     const answer = await s.post(target, body);
     assert.equal(answer.status, 200, answer.text);
+    s.outputTokens = (s.outputTokens ?? 0) + answer.json.usage.completion_tokens; // for caughtUp
     return answer.json;
 }
 
@@ -173,6 +175,41 @@ test("bytes that no subscriber sends end neither the server nor the messages to 
         const prompt = textOf(new Random(9), 100), [{ token_ids: ids }] = await render(s, "/v1/completions", { prompt });
         await run(s, "/v1/completions", { prompt, max_tokens: 1 });
         await sub.until("the blocks", () => sub.cached(ids) >= BLOCK);
+    });
+});
+
+const residentMB = (s) => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${s.child.pid}/status`, "utf8"))[1]) / 1024;
+
+// Connects and subscribes to topics of 1000 random bytes, as often as it is disconnected, until n of them are sent.
+async function floodTopics(port, n) {
+    const topic = () => Buffer.concat([Buffer.from([2, 0, 0, 0, 0, 0, 0, 3, 0xe9, 1]), randomBytes(1000)]);
+    for (let sent = 0; sent < n;) {
+        const socket = net.connect(port, "127.0.0.1");
+        const closed = new Promise((done) => socket.once("close", done));
+        socket.on("error", () => {});
+        socket.resume().write(Buffer.concat([greeting, ready]));
+        while (sent < n && !socket.destroyed) {
+            const bytes = Buffer.concat(Array.from({ length: 100 }, topic));
+            sent += await new Promise((done) => socket.write(bytes, (error) => done(error ? 0 : 100)));
+        }
+        socket.destroy();
+        await closed;
+    }
+}
+
+test("subscriptions to ever other topics take a bounded memory, and others are told again", { skip }, async () => {
+    const endpoint = await endpointOf();
+    await withServer(["--kv-events-endpoint", endpoint], {}, async (s) => {
+        const before = residentMB(s), prompt = textOf(new Random(10), 100);
+        await floodTopics(Number(endpoint.split(":")[2]), 10000);
+        // Without a limit these 10 MB take 300.
+        assert.ok(residentMB(s) < before + (slow ? 150 : 60), `${before} MB, then ${residentMB(s)}`);
+        assert.match(s.log, /subscribers named \d+ KB of topics other than/);
+        const [{ token_ids: ids }] = await render(s, "/v1/completions", { prompt });
+        await run(s, "/v1/completions", { prompt, max_tokens: 1 });
+        const sub = new Subscriber(endpoint);
+        await sub.until("the blocks", () => sub.cached(ids) >= BLOCK);
+        await sub.close();
     });
 });
 

@@ -136,11 +136,13 @@ export class Subscriber {
         });
     }
 
-    // Waits until every message that the server has sent is here.
+    // Waits until every message of the requests so far is here. An answer may come before the step that gave it is over; its
+    // tokens are counted afterwards.
     async caughtUp(server) {
         await this.until("all messages", async () => {
             const m = await server.metrics();
-            return m.fathom_kv_events_late === 0 && m.fathom_kv_events_messages_total === this.next;
+            return m["vllm:generation_tokens_total"] >= (server.outputTokens ?? 0) && m.fathom_kv_events_late === 0
+                && m.fathom_kv_events_messages_total === this.next;
         });
     }
 
