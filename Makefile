@@ -284,6 +284,7 @@ fuzz-bench_stream: FUZZ_LEN := 1048576
 fuzz-config:       FUZZ_LEN := 1048576
 fuzz-http:         FUZZ_LEN := 65536
 fuzz-jinja:        FUZZ_LEN := 65536
+fuzz-launch:       FUZZ_LEN := 65536
 fuzz-request:      FUZZ_LEN := 2097152
 fuzz-options_file: FUZZ_LEN := 1048576
 fuzz-pattern:      FUZZ_LEN := 20480
