@@ -353,7 +353,7 @@ static void close_rendered(buf *out, const api_listing *listing) {
                req->n_per_prompt, (double)sampling->temperature, (double)sampling->top_p,
                sampling->top_k, (double)sampling->min_p, (double)sampling->presence_penalty,
                (double)sampling->frequency_penalty, (double)sampling->repetition_penalty);
-    if (req->seeded) api__write_uint(out, sampling->seed);
+    if (req->seeded) buf_printf(out, "%lld", (long long)sampling->seed);
     else buf_puts(out, "null");
     buf_printf(out, ",\"max_tokens\":%u,\"min_tokens\":%u},\"model\":",
                req->prompts[listing->text].max_tokens, req->min_tokens);

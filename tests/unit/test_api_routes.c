@@ -129,6 +129,8 @@ static const struct {
      "[{token_ids:1142 max_tokens:3}{token_ids:258 max_tokens:3}]"},
     {api__render_completion, "{\"prompt\":[[7,9],[8]],\"max_tokens\":2000,\"stream\":true}",
      "[{token_ids:7,9 max_tokens:1022}{token_ids:8 max_tokens:1023}]"},
+    {api__render_completion, "{\"prompt\":[7],\"max_tokens\":1,\"seed\":-5}",
+     "[{token_ids:7 max_tokens:1 seed:-5}]"},
     {api__render_chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"In\"}],\"max_tokens\":5}",
      "{token_ids:2045,1142,2047,2046 max_tokens:5}"},
 };
@@ -141,8 +143,11 @@ static void describe_rendered(const json_t *one, buf *out) {
     buf_puts(out, "{token_ids:");
     for (size_t i = 0; i < json_array_size(ids); i++)
         buf_printf(out, "%s%lld", i ? "," : "", json_integer_value(json_array_get(ids, i)));
-    buf_printf(out, " max_tokens:%lld}",
+    buf_printf(out, " max_tokens:%lld",
                json_integer_value(json_object_get(sampling, "max_tokens")));
+    const json_t *seed = json_object_get(sampling, "seed");
+    if (json_is_integer(seed)) buf_printf(out, " seed:%lld", json_integer_value(seed));
+    buf_puts(out, "}");
 }
 
 Test(api_routes, render_tells_the_token_ids_that_a_request_would_be_run_with) {
