@@ -123,6 +123,13 @@ streams() { # FILE: texts and depths of 8 requests at once
     pids=
     for i in 1 2 3 4 5 6 7 8; do sed -n 's/^data: {/{/p' "$dir/stream$i" | jq -c '[.choices[]? | [.text, .depth, .depths, .finish_reason]]'; done >"$1"
 }
+for n in '' 0 -1 x 2x 02; do
+    rc=0
+    deploy/ranks/fathom-ranks "$n" generate >"$dir/log" 2>&1 || rc=$?
+    [ "$rc" -eq 2 ] && grep -q 'usage: fathom-ranks N' "$dir/log" || fail "fathom-ranks takes '$n' for a number of ranks"
+done
+echo "ok   fathom-ranks refuses what is no number of ranks"
+
 "$fathom" serve --model models/demo --device cpu --port $port >"$dir/log" 2>&1 &
 mpirun_pid=$!
 wait_ready
