@@ -11,8 +11,9 @@
  * comes again it is told everything.
  *
  * libzmq keeps each topic that a subscriber names, in up to two hundred times its bytes and without
- * a limit. Topics that begin the published one cannot take much. If others take too much, the
- * socket is closed, which frees them, and opened again after a second. */
+ * a limit. Topics that begin the published one cannot take much. It also accepts connections
+ * without a limit, and descriptors are the whole server's. At too much of either the socket is
+ * closed, which frees all, and opened again after a second. */
 #include "base/clock.h"
 #include "server/kv_events_internal.h"
 #include "server/server_internal.h"
@@ -52,7 +53,7 @@ struct srv_kv_events {
     const zmq_functions *zmq;
     const char *endpoint; /* of the options */
     /* The loop thread's from open to start, then the publisher's. NULL while no socket is open. */
-    void *context, *socket;
+    void *context, *socket, *monitor;
     kv_feed *feed;
     int bell; /* eventfd: events are waiting, or the end */
     char topic[TOPIC_BYTES];
@@ -66,8 +67,10 @@ struct srv_kv_events {
     buf batch;
     uint64_t number; /* of the next message */
     uint64_t restated_ns;
-    bool wish;      /* a restatement is due */
-    size_t strange; /* bytes of subscriptions to other topics, since the socket was opened */
+    bool wish; /* a restatement is due */
+    /* since the socket was opened */
+    size_t strange;         /* bytes of subscriptions to other topics */
+    unsigned n_connections; /* open */
     uint64_t shut_ns;
 
     /* written by the publisher, read for /metrics */
@@ -85,6 +88,18 @@ static void ring(void *ud) {
 static int zmq_fault(const srv_kv_events *kv, const char *what, err *e) {
     return err_set(e, ERR_IO, NULL, "%s: %s: %s", endpoint_option, what,
                    kv->zmq->strerror(kv->zmq->error()));
+}
+
+/* The monitor's queue has no limit: if it were full, libzmq would stand still. */
+static bool open_monitor(srv_kv_events *kv) {
+    static const char endpoint[] = "inproc://connections";
+    const zmq_functions *zmq = kv->zmq;
+    int no_limit = 0;
+    kv->monitor = zmq->socket(kv->context, ZMQ_PAIR);
+    return kv->monitor &&
+           zmq->setsockopt(kv->monitor, ZMQ_RCVHWM, &no_limit, sizeof no_limit) == 0 &&
+           zmq->monitor(kv->socket, endpoint, ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED) == 0 &&
+           zmq->connect(kv->monitor, endpoint) == 0;
 }
 
 /* A dead subscriber answers no ping; a sleeping one takes no byte. Both are cut off after
@@ -113,6 +128,7 @@ static int open_socket(srv_kv_events *kv, err *e) {
     }
     if (zmq->setsockopt(kv->socket, ZMQ_MAXMSGSIZE, &most, sizeof most) != 0)
         return zmq_fault(kv, "libzmq takes no option", e);
+    if (!open_monitor(kv)) return zmq_fault(kv, "libzmq gives no monitor", e);
     if (zmq->bind(kv->socket, kv->endpoint) == 0) return 0;
     /* An address of another machine, or a name: there is a collector to connect to. */
     int why = zmq->error();
@@ -123,9 +139,13 @@ static int open_socket(srv_kv_events *kv, err *e) {
 
 /* Subscribers get the messages sent so far within LAST_WORDS_MS. NULLs are fine. */
 static void close_socket(srv_kv_events *kv) {
+    if (kv->monitor) {
+        (void)kv->zmq->monitor(kv->socket, NULL, 0);
+        (void)kv->zmq->close(kv->monitor);
+    }
     if (kv->socket) (void)kv->zmq->close(kv->socket);
     if (kv->context) (void)kv->zmq->ctx_term(kv->context);
-    kv->context = kv->socket = NULL;
+    kv->context = kv->socket = kv->monitor = NULL;
 }
 
 /* ---- the publisher's thread ---- */
@@ -206,6 +226,20 @@ static void read_subscriptions(srv_kv_events *kv) {
     }
 }
 
+/* Each event has two frames: its number (16 bits) and a value, and the address. */
+static void count_connections(srv_kv_events *kv) {
+    enum { EVENT_BYTES = 6 }; /* an address is longer */
+    char frame[EVENT_BYTES];
+    int n;
+    while ((n = kv->zmq->recv(kv->monitor, frame, sizeof frame, ZMQ_DONTWAIT)) >= 0) {
+        uint16_t event;
+        memcpy(&event, frame, sizeof event);
+        if (n != EVENT_BYTES) continue;
+        if (event == ZMQ_EVENT_ACCEPTED) kv->n_connections++;
+        else if (kv->n_connections > 0) kv->n_connections--;
+    }
+}
+
 static void restate_if_due(srv_kv_events *kv) {
     uint64_t now = clock_ns();
     if (!kv->wish || (kv->restated_ns && now - kv->restated_ns < RESTATE_EVERY_NS)) return;
@@ -222,19 +256,22 @@ static long wait_ms(const srv_kv_events *kv) {
 
 static void wait_for_work(const srv_kv_events *kv) {
     zmq_pollitem_t items[] = {{.fd = kv->bell, .events = ZMQ_POLLIN},
-                              {.socket = kv->socket, .events = ZMQ_POLLIN}};
+                              {.socket = kv->socket, .events = ZMQ_POLLIN},
+                              {.socket = kv->monitor, .events = ZMQ_POLLIN}};
     eventfd_t rings;
-    (void)kv->zmq->poll(items, kv->socket ? 2 : 1, wait_ms(kv));
+    (void)kv->zmq->poll(items, kv->socket ? ARRAY_LEN(items) : 1, wait_ms(kv));
     (void)eventfd_read(kv->bell, &rings);
 }
 
-static void shut(srv_kv_events *kv) {
+static void shut_if_crowded(srv_kv_events *kv) {
+    if (kv->strange <= MOST_STRANGE && kv->n_connections <= SRV_KV_SUBSCRIBERS) return;
     log_line(LOG_WARN,
-             "KV events: subscribers named %zu KB of topics other than '%s'; all are "
+             "KV events: %u connections, and %zu KB of topics other than '%s'; all are "
              "disconnected, and may come again in a second",
-             kv->strange >> 10, kv->topic);
+             kv->n_connections, kv->strange >> 10, kv->topic);
     close_socket(kv);
     kv->strange = 0;
+    kv->n_connections = 0;
     kv->shut_ns = clock_ns();
 }
 
@@ -252,10 +289,11 @@ static void *publisher_main(void *arg) {
         wait_for_work(kv);
         if (kv->socket == NULL) open_again(kv);
         if (kv->socket == NULL) continue;
+        count_connections(kv);
         read_subscriptions(kv);
         restate_if_due(kv);
         publish(kv);
-        if (kv->strange > MOST_STRANGE) shut(kv);
+        shut_if_crowded(kv);
     }
     if (kv->n > 0 || kv->socket == NULL) return NULL;
     kv->events[kv->n++] =

@@ -15,6 +15,7 @@ void srv_kv_batch(buf *out, const kv_event *events, uint32_t n, double unix_s);
 
 /* As in zmq.h of libzmq 4. */
 enum {
+    ZMQ_PAIR = 0,
     ZMQ_XPUB = 9,
     ZMQ_SNDBUF = 11,
     ZMQ_LINGER = 17,
@@ -30,6 +31,8 @@ enum {
     ZMQ_DONTWAIT = 1,
     ZMQ_SNDMORE = 2,
     ZMQ_POLLIN = 1,
+    ZMQ_EVENT_ACCEPTED = 0x20,
+    ZMQ_EVENT_DISCONNECTED = 0x200,
 };
 typedef struct {
     void *socket; /* NULL: fd is meant */
@@ -45,6 +48,8 @@ typedef struct {
     int (*setsockopt)(void *socket, int option, const void *value, size_t n);
     int (*bind)(void *socket, const char *endpoint);
     int (*connect)(void *socket, const char *endpoint);
+    /* Tells events of `socket` at an inproc: endpoint; NULL: no more. */
+    int (*monitor)(void *socket, const char *endpoint, int events);
     int (*send)(void *socket, const void *bytes, size_t n, int flags);
     int (*recv)(void *socket, void *bytes, size_t n, int flags);
     int (*poll)(zmq_pollitem_t *items, int n, long timeout_ms);

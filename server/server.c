@@ -20,8 +20,8 @@ enum {
     BACKLOG = 4096,
     ADMIN_CONNECTIONS = 64, /* probes and scrapers */
     OTHER_FILES = 48,
-    KV_EVENT_FILES = 64, /* libzmq's own, and some subscribers */
-    LOOP_STALL_S = 3,    /* the loop beats once a second */
+    KV_EVENT_FILES = 2 * SRV_KV_SUBSCRIBERS, /* libzmq's own too, and more in a moment's crowd */
+    LOOP_STALL_S = 3,                        /* the loop beats once a second */
 };
 
 /* Gets descriptors for all allowed connections or allows fewer connections, so that clients cannot

@@ -398,6 +398,7 @@ void srv_handle_metrics(srv_req *req);
 uint32_t srv_default_loops(const srv *server);
 
 /* kv_events.c. All but the counts: loop thread. */
+enum { SRV_KV_SUBSCRIBERS = 128 }; /* most at a time */
 typedef struct srv_kv_events srv_kv_events;
 /* Opens the socket of --kv-events-endpoint, if it is given. */
 int srv_kv_events_open(srv *server, err *e) WARN_UNUSED;

@@ -18,6 +18,7 @@ static const struct {
     FUNCTION(setsockopt, setsockopt),
     FUNCTION(bind, bind),
     FUNCTION(connect, connect),
+    FUNCTION(monitor, socket_monitor),
     FUNCTION(send, send),
     FUNCTION(recv, recv),
     FUNCTION(poll, poll),

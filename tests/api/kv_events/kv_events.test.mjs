@@ -9,7 +9,7 @@ import os from "node:os";
 import path from "node:path";
 import test from "node:test";
 import { Random } from "../openapi/generate.mjs";
-import { Server, binary, demo, slow, withServer } from "../../http/lib/server.mjs";
+import { Server, binary, demo, slow, until, withServer } from "../../http/lib/server.mjs";
 import { BLOCK, Subscriber, freePort } from "./subscriber.mjs";
 
 // The server loads libzmq only for this option, and its refusal of a bad path comes later.
@@ -204,11 +204,28 @@ test("subscriptions to ever other topics take a bounded memory, and others are t
         await floodTopics(Number(endpoint.split(":")[2]), 10000);
         // Without a limit these 10 MB take 300.
         assert.ok(residentMB(s) < before + (slow ? 150 : 60), `${before} MB, then ${residentMB(s)}`);
-        assert.match(s.log, /subscribers named \d+ KB of topics other than/);
+        assert.match(s.log, / and \d+ KB of topics other than .* all are disconnected/);
         const [{ token_ids: ids }] = await render(s, "/v1/completions", { prompt });
         await run(s, "/v1/completions", { prompt, max_tokens: 1 });
         const sub = new Subscriber(endpoint);
         await sub.until("the blocks", () => sub.cached(ids) >= BLOCK);
+        await sub.close();
+    });
+});
+
+// Without a limit they take the descriptors of the whole server, and it answers nobody.
+test("a crowd of connections to the publisher leaves the server its descriptors", { skip }, async () => {
+    const endpoint = await endpointOf(), port = Number(endpoint.split(":")[2]);
+    await withServer(["--kv-events-endpoint", endpoint], {}, async (s) => {
+        const limited = spawnSync("prlimit", ["--nofile=400:400", "--pid", `${s.child.pid}`]);
+        assert.equal(limited.status, 0);
+        const crowd = Array.from({ length: 600 }, () => net.connect(port, "127.0.0.1").on("error", () => {}));
+        crowd.forEach((socket) => socket.resume().write(greeting));
+        await until("the crowd is disconnected", () => /KV events: \d{3,} connections.* all are disconnected/.test(s.log));
+        assert.equal((await s.get("/health")).status, 200);
+        crowd.forEach((socket) => socket.destroy());
+        const sub = new Subscriber(endpoint);
+        await sub.begun();
         await sub.close();
     });
 });
