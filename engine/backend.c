@@ -112,6 +112,10 @@ int eng__size_cache(eng_backend_info *info, const model_plan *plan, const eng_ba
 
 /* ---- launches ---- */
 
+static bool is_home(const eng_backend_info *info, uint32_t home) {
+    return home == 0 || home < info->n_homes;
+}
+
 static int check_edits(const eng_backend_info *info, const eng_backend_opts *opts,
                        const eng_launch *launch, err *e) {
     for (uint32_t i = 0; i < launch->n_edits; i++) {
@@ -119,7 +123,7 @@ static int check_edits(const eng_backend_info *info, const eng_backend_opts *opt
         if (edit->block < info->n_blocks && edit->off < ENG_BLOCK &&
             (uint32_t)edit->plane + edit->n_planes <= info->n_planes &&
             (edit->slot < info->n_slots || edit->slot == ENG_NO_SLOT) &&
-            (!edit->guarded || edit->guard < opts->n_rows)) {
+            is_home(info, edit->home) && (!edit->guarded || edit->guard < opts->n_rows)) {
             continue;
         }
         return err_set(e, ERR_INTERNAL, NULL, "cache edit %u is out of range", i);
@@ -135,7 +139,7 @@ static bool row_fits(const eng_backend_info *info, const model_plan *plan,
     if (stamps->last[row->row] == stamps->now) return false; /* twice in one launch */
     stamps->last[row->row] = stamps->now;
     if (row->token >= plan->vocab_size) return false;
-    if (row->home > 0 && row->home >= info->n_homes) return false;
+    if (!is_home(info, row->home)) return false;
     if (stage == ENG_STAGE_RECURRENT) {
         if (row->loop >= opts->max_loops) return false;
         if (row->flags & ENG_ROW_GUARDED && row->guard >= opts->n_rows) return false;

@@ -64,8 +64,10 @@ typedef struct {
     const char *kernels; /* code path in use */
     uint32_t threads;
     uint32_t n_slots, n_blocks, n_planes, n_rows, max_launch, max_logits;
-    uint32_t max_flights;                /* most launches started and not yet waited for */
-    uint32_t n_homes;                    /* rows have a home below it; 0: rows have none */
+    uint32_t max_flights; /* most launches started and not yet waited for */
+    /* Rows and edits have a home below it, and each home has n_slots slots and n_blocks blocks of
+     * its own. 0: one cache for all rows, and their home is 0. */
+    uint32_t n_homes;
     bool samples;                        /* supports ENG_ROW_SAMPLE */
     exit_rule exit;                      /* rule by which rows leave the loop */
     size_t slot_bytes, block_map_bytes;  /* of one slot; of one block's map */
@@ -78,10 +80,11 @@ typedef struct {
  * may hold keys and values of the position already: then no row writes it anew. A guarded edit is
  * skipped if row state `guard` halted in an earlier launch. */
 typedef struct {
-    uint32_t block, slot;
+    uint32_t block, slot; /* of the cache of `home` */
     uint16_t plane, n_planes;
     uint8_t off; /* position within the block */
     bool guarded;
+    uint16_t home;
     uint32_t guard;
 } eng_edit;
 
@@ -125,8 +128,8 @@ typedef struct {
     uint16_t flags;                /* ENG_ROW_* */
     float threshold;               /* recurrent: parameter of info.exit */
     uint32_t guard;                /* with ENG_ROW_GUARDED: a row state, this row's or another */
-    /* The rank that runs this row's attention: the same for all rows of a sequence, and for all
-     * rows that wrote the blocks in its table. */
+    /* The rank that runs this row's attention and has the cache of its blocks: the same for all
+     * rows of a sequence. */
     uint32_t home;
     const eng_draw *draw;   /* with ENG_ROW_SAMPLE */
     const uint32_t *blocks; /* block table, pos / ENG_BLOCK + 1 entries */

@@ -53,28 +53,31 @@ static uint64_t expected_pages(const scheduler *sched, const sequence *seq, uint
 /* A new sequence needs room for its prompt; one preempted before needs room for its whole possible
  * length. Otherwise two sequences could push each other out for ever. */
 static bool fits_now(const scheduler *sched, const sequence *seq, uint64_t *wanted) {
-    const kv_cache *cache = &sched->cache;
+    const kv_cache *cache = sched__cache_of(sched, seq);
     uint64_t pages, blocks;
     sched__room_for(cache, seq->req.tenant, &pages, &blocks);
     uint64_t whole = (uint64_t)seq->req.n_prompt + seq->req.max_tokens;
     uint64_t n = (seq->admitted_before ? whole : seq->n_tokens + 1u) - seq->next_start;
     *wanted = expected_pages(sched, seq, n);
     /* A margin for running sequences keeps a newcomer from being preempted at once. */
-    uint64_t margin = cache->n_pages / 64 + sched->n_running;
+    uint64_t margin = cache->n_pages / 64 + sched->home_running[seq->prefix_key.home];
     if (sched->n_tenants > 1) {
         margin += sched__claimed_pages(sched, sched__tenant_of(sched, seq), *wanted);
     }
     return *wanted + margin <= pages && n / ENG_BLOCK + 1 <= blocks;
 }
 
-/* Within its share a tenant need not wait for pages held by another beyond its own share. */
-static bool has_room(scheduler *sched, const sequence *seq) {
+/* Within its share a tenant need not wait for pages held by another beyond its own share. Without
+ * may_take it does. */
+static bool has_room(scheduler *sched, const sequence *seq, bool may_take) {
+    uint32_t home = seq->prefix_key.home;
     uint64_t wanted;
-    while (sched->n_running > 0 && !fits_now(sched, seq, &wanted)) {
+    while (sched->home_running[home] > 0 && !fits_now(sched, seq, &wanted)) {
         const sched_tenant *tenant = sched__tenant_of(sched, seq), *from = NULL;
-        if (sched->n_tenants > 1) from = sched__gives_pages(sched, tenant, wanted);
+        if (sched->n_tenants > 1 && may_take)
+            from = sched__gives_pages(sched, tenant, home, wanted);
         if (from == NULL || from == tenant) return false;
-        sched__preempt(sched, sched__last_running(sched, from));
+        sched__preempt(sched, sched__last_running(sched, from, home));
     }
     return true;
 }
@@ -105,23 +108,43 @@ static void count_first_begin(scheduler *sched, sequence *seq) {
 
 typedef enum { BEGUN, WAITS_FOR_BLOCK, NO_ROOM } attempt;
 
+static attempt try_home(scheduler *sched, sequence *seq, uint16_t home, bool may_take) {
+    seq->prefix_key.home = home;
+    sched__take_prefix(sched__cache_of(sched, seq), seq);
+    bool waits = being_made(sched, seq);
+    if (!waits && has_room(sched, seq, may_take)) {
+        if (!seq->admitted_before) count_first_begin(sched, seq);
+        sched__begin(sched, seq);
+        return BEGUN;
+    }
+    sched__give_blocks(sched__cache_of(sched, seq), seq);
+    return waits ? WAITS_FOR_BLOCK : NO_ROOM;
+}
+
+/* Takes pages of other tenants only if it fits at no home without them. */
+static attempt try_homes(scheduler *sched, sequence *seq) {
+    uint16_t homes[ENG_MOST_HOMES];
+    int n_passes = sched->n_homes > 1 && sched->n_tenants > 1 ? 2 : 1;
+    sched__order_homes(sched, seq, homes);
+    for (int pass = 1; pass <= n_passes; pass++) {
+        for (uint32_t i = 0; i < sched->n_homes; i++) {
+            attempt result = try_home(sched, seq, homes[i], pass == n_passes);
+            if (result != NO_ROOM) return result;
+        }
+    }
+    return NO_ROOM;
+}
+
 static attempt try_begin(scheduler *sched, sequence *seq, uint32_t cap) {
     if (seq->refused_epoch == sched->epoch) { /* nothing has changed since */
         return seq->waits_for_block ? WAITS_FOR_BLOCK : NO_ROOM;
     }
     if (!seq->admitted_before) seq->prefix_key.max_loops = capped_loops(seq, cap);
-    sched__choose_home(sched, seq);
-    sched__take_prefix(&sched->cache, seq);
-    bool waits = being_made(sched, seq);
-    if (!waits && has_room(sched, seq)) {
-        if (!seq->admitted_before) count_first_begin(sched, seq);
-        sched__begin(sched, seq);
-        return BEGUN;
-    }
-    sched__give_blocks(&sched->cache, seq);
+    attempt result = try_homes(sched, seq);
+    if (result == BEGUN) return BEGUN;
     seq->refused_epoch = sched->epoch;
-    seq->waits_for_block = waits;
-    return waits ? WAITS_FOR_BLOCK : NO_ROOM;
+    seq->waits_for_block = result == WAITS_FOR_BLOCK;
+    return result;
 }
 
 /* Begins the first possible sequence of tenant, in rank order. A sequence without room blocks the
@@ -142,7 +165,7 @@ static attempt admit_one(scheduler *sched, sched_tenant *tenant, uint32_t cap) {
 static attempt place_one(scheduler *sched, sched_tenant *tenant, sched_tenant *from, uint32_t cap) {
     attempt result = admit_one(sched, tenant, cap);
     if (result == BEGUN && from && sched->n_running > sched->limits.opts.max_running) {
-        sched__preempt(sched, sched__last_running(sched, from));
+        sched__preempt(sched, sched__last_running(sched, from, ANY_HOME));
     }
     return result;
 }

@@ -71,6 +71,16 @@ static uint64_t at_most(uint64_t n_rows, const scheduler *sched) {
     return n_rows < sched->max_rows ? n_rows : sched->max_rows;
 }
 
+/* At worst, all rows are of one home. */
+static bool surely_fits(const scheduler *sched, uint64_t n_slots, uint64_t n_blocks) {
+    for (uint32_t home = 0; home < sched->n_homes; home++) {
+        if (sched->home_running[home] > 0 &&
+            !sched__surely_fits(&sched->caches[home], n_slots, n_blocks))
+            return false;
+    }
+    return true;
+}
+
 static bool prelude_fits(const scheduler *sched) {
     uint64_t n_rows = 0, n_blocks = 0;
     const list_link *link = sched->to_prelude.next;
@@ -80,7 +90,7 @@ static bool prelude_fits(const scheduler *sched) {
         n_rows += coh->n_rows;
         n_blocks += coh->n_rows / ENG_BLOCK + 2;
     }
-    return sched__surely_fits(&sched->cache, n_rows * plan_planes_prelude(sched->plan), n_blocks);
+    return surely_fits(sched, n_rows * plan_planes_prelude(sched->plan), n_blocks);
 }
 
 bool sched__ahead_fits(const scheduler *sched, eng_stage stage) {
@@ -88,8 +98,8 @@ bool sched__ahead_fits(const scheduler *sched, eng_stage stage) {
     uint64_t n_coda = at_most(sched->n_to_coda, sched) * plan_planes_coda(sched->plan);
     switch (stage) {
     case ENG_STAGE_PRELUDE: return prelude_fits(sched);
-    case ENG_STAGE_RECURRENT: return sched__surely_fits(&sched->cache, at_most(looping, sched), 0);
-    case ENG_STAGE_CODA: return sched__surely_fits(&sched->cache, n_coda, 0);
+    case ENG_STAGE_RECURRENT: return surely_fits(sched, at_most(looping, sched), 0);
+    case ENG_STAGE_CODA: return surely_fits(sched, n_coda, 0);
     }
     return false;
 }
@@ -185,7 +195,8 @@ static void take_back_from(scheduler *sched, flight *later) {
         if (sched->rows[row->guard].state == ROW_LIVE) continue;
         origin->left_out = true;
         later->n_left_out++;
-        sched__give_slot(&sched->cache, coh->owner->blocks[row->pos / ENG_BLOCK], origin->slot);
+        sched__give_slot(sched__cache_of(sched, coh->owner),
+                         coh->owner->blocks[row->pos / ENG_BLOCK], origin->slot);
         if (coh->n_tail > 0) coh->next_loop = row->loop;
     }
     for (uint32_t i = 0; i < later->n_picks; i++) {

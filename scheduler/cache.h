@@ -18,7 +18,7 @@ typedef struct {
     uint16_t min_loops, max_loops;
     uint16_t prompt_min_loops; /* of prompt positions, >= min_loops */
     uint32_t tenant;           /* 0 if tenants share the cache */
-    uint16_t home;             /* eng_row.home: no other rank has the block's content */
+    uint16_t home;             /* eng_row.home: the cache that has the block */
 } prefix_key;
 
 typedef struct {
@@ -56,6 +56,7 @@ typedef struct {                  /* the blocks of one tenant */
     uint32_t weight;
 } cache_part;
 
+/* The cache of one home: each home has slots, pages and blocks with numbers of their own. */
 typedef struct {
     block *blocks;
     block_content *contents; /* [n_blocks] */
@@ -70,6 +71,7 @@ typedef struct {
     uint64_t n_handed_out;             /* slots handed out since creation, minus slots given back */
     uint64_t hash_seed[2];
     struct kv_feed *feed; /* told of blocks in the prefix table (feed.h); or NULL */
+    uint32_t first_link;  /* the feed's number of block 0 */
 } kv_cache;
 
 /* weights: [n_tenants], >= 1, or NULL for 1 each. */

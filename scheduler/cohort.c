@@ -266,7 +266,7 @@ static void change_list(scheduler *sched, cohort *coh) {
 static void offer_blocks(scheduler *sched, sequence *seq) {
     if (!sched->limits.opts.prefix_cache) return;
     uint32_t n_done = seq->first ? seq->first->first : seq->next_start;
-    sched->epoch += sched__offer_prefix(&sched->cache, seq, n_done);
+    sched->epoch += sched__offer_prefix(sched__cache_of(sched, seq), seq, n_done);
 }
 
 /* Tokens known beforehand need no coda in between. */

@@ -46,11 +46,12 @@ bool sched__may_tick(const cohort *coh) {
 static void collapse(scheduler *sched, flight *next, cohort *coh) {
     sequence *seq = coh->owner;
     uint32_t n_loops = seq->prefix_key.max_loops, id = seq->blocks[coh->first / ENG_BLOCK];
-    uint32_t free_pages = sched->cache.n_free_pages;
+    kv_cache *cache = sched__cache_of(sched, seq);
+    uint32_t free_pages = cache->n_free_pages;
     const uint32_t *slots = sched__loop_slots(sched, coh->first_row);
     for (uint32_t loop = 0; loop + 1 < n_loops; loop++)
-        sched__give_slot(&sched->cache, id, slots[loop]);
-    if (sched->cache.n_free_pages > free_pages) sched->epoch++;
+        sched__give_slot(cache, id, slots[loop]);
+    if (cache->n_free_pages > free_pages) sched->epoch++;
     coh->collapsed = true;
     sched->stats.collapsed++;
     sched__free_if_over(sched, coh);
@@ -59,7 +60,8 @@ static void collapse(scheduler *sched, flight *next, cohort *coh) {
                                               .slot = slots[n_loops - 1],
                                               .plane = (uint16_t)plan_plane_loop(sched->plan, 0),
                                               .n_planes = (uint16_t)n_loops,
-                                              .off = (uint8_t)(coh->first % ENG_BLOCK)};
+                                              .off = (uint8_t)(coh->first % ENG_BLOCK),
+                                              .home = seq->prefix_key.home};
 }
 
 void sched__collapse_before(scheduler *sched, flight *next, const cohort *reader) {

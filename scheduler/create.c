@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 enum { DEFAULT_WAIT_BOUND = 16 };
+_Static_assert((int)SCHED_MOST_HOMES == (int)ENG_MOST_HOMES, "figures for each home");
 
 void sched_opts_default(sched_opts *opts) {
     *opts = (sched_opts){.batching = SCHED_DEPTHWISE,
@@ -143,17 +144,24 @@ static int allocate_rows(scheduler *sched, err *e) {
     return 0;
 }
 
+static int allocate_caches(scheduler *sched, err *e) {
+    sched->caches = calloc(sched->n_homes, sizeof *sched->caches);
+    if (sched->caches == NULL)
+        return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the cache's books");
+    for (uint32_t home = 0; home < sched->n_homes; home++) {
+        if (sched__cache_init(&sched->caches[home], &sched->backend->info, sched->n_tenants,
+                              sched->limits.opts.weights, e) != 0)
+            return -1;
+    }
+    return 0;
+}
+
 static int allocate(scheduler *sched, err *e) {
     request_limits *limits = &sched->limits;
-    kv_cache *cache = &sched->cache;
-    if (sched__tenants_init(sched, e) != 0) return -1;
-    if (sched__cache_init(cache, &sched->backend->info, sched->n_tenants, limits->opts.weights,
-                          e) != 0) {
-        return -1;
-    }
+    if (sched__tenants_init(sched, e) != 0 || allocate_caches(sched, e) != 0) return -1;
     limits->opts.weights = NULL; /* belong to the caller */
-    limits->n_blocks = cache->n_blocks;
-    limits->n_pages = cache->n_pages;
+    limits->n_blocks = sched->caches[0].n_blocks;
+    limits->n_pages = sched->caches[0].n_pages;
     if (allocate_rows(sched, e) != 0 || sched__flights_init(sched, e) != 0 ||
         sched__launches_init(&sched->launches, limits->opts.ceiling_loops, e) != 0)
         return -1;
@@ -166,10 +174,7 @@ static int open_feed(scheduler *sched, err *e) {
     if (opts->feed == NULL) return 0;
     if (sched__plain_key(&sched->limits, &plain, e) != 0) return -1;
     bool shared = opts->share_cache || opts->max_tenants == 1;
-    if (sched__feed_open(opts->feed, sched->cache.n_blocks, shared ? &plain : NULL, e) != 0)
-        return -1;
-    sched->cache.feed = opts->feed;
-    return 0;
+    return sched__feed_open(opts->feed, sched->caches, sched->n_homes, shared ? &plain : NULL, e);
 }
 
 int sched_create(scheduler **out, eng_backend *backend, const sched_opts *opts, sched_sink sink,
@@ -182,7 +187,7 @@ int sched_create(scheduler **out, eng_backend *backend, const sched_opts *opts, 
     sched->sink = sink;
     sched->ud = ud;
     sched->next_id = sched->epoch = 1;
-    sched->n_homes = backend->info.n_homes;
+    sched->n_homes = backend->info.n_homes ? backend->info.n_homes : 1;
     init_lists(sched);
     if (resolve_opts(sched, opts, e) != 0) goto fail;
     size_launches(sched);
@@ -214,7 +219,9 @@ void sched_destroy(scheduler *sched) {
             free(seq);
     }
     eng_sampler_destroy(sched->sampler);
-    sched__cache_deinit(&sched->cache);
+    for (uint32_t home = 0; home < sched->n_homes && sched->caches; home++)
+        sched__cache_deinit(&sched->caches[home]);
+    free(sched->caches);
     free(sched->tenants);
     free(sched->rows);
     free(sched->cohorts);

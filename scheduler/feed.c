@@ -1,8 +1,8 @@
 /* feed.c - see feed.h.
  *
- * All blocks to tell stand in one list in the order of storing, so a block stands behind the block
- * before it. The first part of the list is told, the rest is not yet; `next` is the first of the
- * rest. To tell everything again, `next` goes back to the first block.
+ * All blocks to tell, of all homes, stand in one list in the order of storing, so a block stands
+ * behind the block before it. The first part of the list is told, the rest is not yet; `next` is
+ * the first of the rest. To tell everything again, `next` goes back to the first block.
  *
  * The rule of the queue: events in it, plus blocks told, plus one never exceed its room. A removal
  * turns a block told into an event, so it always fits. */
@@ -33,7 +33,9 @@ struct kv_feed {
     uint32_t room; /* of the queue */
     prefix_key plain;
     bool tells, pushed;
-    feed_link *links; /* [n_blocks] */
+    const kv_cache *caches; /* of the scheduler, all with n_blocks blocks */
+    uint32_t n_blocks;
+    feed_link *links; /* [n_caches * n_blocks] */
     uint32_t first, last, next, n_told, n_listed;
     uint32_t round; /* counts restatements; a block with another round's state is untold */
     atomic_bool restate;
@@ -62,13 +64,21 @@ void sched__feed_set_room(kv_feed *feed, uint32_t n_events) {
     feed->room = n_events;
 }
 
-int sched__feed_open(kv_feed *feed, uint32_t n_blocks, const prefix_key *plain, err *e) {
+int sched__feed_open(kv_feed *feed, kv_cache *caches, uint32_t n_caches, const prefix_key *plain,
+                     err *e) {
+    uint64_t n_links = (uint64_t)caches[0].n_blocks * n_caches;
     feed->tells = plain != NULL;
     if (plain) feed->plain = *plain;
-    if (feed->room == 0) feed->room = n_blocks < UINT32_MAX - SLACK ? n_blocks + SLACK : n_blocks;
-    feed->links = array_new(n_blocks, sizeof *feed->links);
-    if (feed->links == NULL)
+    feed->caches = caches;
+    feed->n_blocks = caches[0].n_blocks;
+    if (feed->room == 0 && n_links < UINT32_MAX - SLACK) feed->room = (uint32_t)n_links + SLACK;
+    feed->links = array_new(n_links, sizeof *feed->links);
+    if (feed->links == NULL || feed->room == 0)
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the KV events");
+    for (uint32_t i = 0; i < n_caches; i++) {
+        caches[i].feed = feed;
+        caches[i].first_link = i * feed->n_blocks;
+    }
     return queue_create(&feed->events, sizeof(kv_event), feed->room, e);
 }
 
@@ -105,11 +115,14 @@ static void count_untold(kv_feed *feed) {
     atomic_store_explicit(&feed->untold, feed->n_listed - feed->n_told, memory_order_relaxed);
 }
 
-static void tell_more(kv_cache *cache) {
-    kv_feed *feed = cache->feed;
+static const block_content *content_of(const kv_feed *feed, uint32_t at) {
+    return &feed->caches[at / feed->n_blocks].contents[at % feed->n_blocks];
+}
+
+static void tell_more(kv_feed *feed) {
     while (feed->next != NONE && fits(feed, 1, feed->n_told + 1)) {
         feed_link *link = &feed->links[feed->next];
-        tell_stored(feed, &cache->contents[feed->next]);
+        tell_stored(feed, content_of(feed, feed->next));
         link->state = feed->round + 1;
         feed->next = link->after;
         feed->n_told++;
@@ -119,21 +132,23 @@ static void tell_more(kv_cache *cache) {
 
 void sched__feed_stored(kv_cache *cache, uint32_t id) {
     kv_feed *feed = cache->feed;
-    feed->links[id] = (feed_link){.prev = feed->last, .after = NONE, .state = UNTOLD};
-    *(feed->last == NONE ? &feed->first : &feed->links[feed->last].after) = id;
-    feed->last = id;
-    if (feed->next == NONE) feed->next = id;
+    uint32_t at = cache->first_link + id;
+    feed->links[at] = (feed_link){.prev = feed->last, .after = NONE, .state = UNTOLD};
+    *(feed->last == NONE ? &feed->first : &feed->links[feed->last].after) = at;
+    feed->last = at;
+    if (feed->next == NONE) feed->next = at;
     feed->n_listed++;
-    tell_more(cache);
+    tell_more(feed);
 }
 
 void sched__feed_removed(kv_cache *cache, uint32_t id) {
     kv_feed *feed = cache->feed;
-    feed_link *link = &feed->links[id];
+    uint32_t at = cache->first_link + id;
+    feed_link *link = &feed->links[at];
     if (link->state == 0) return;
     *(link->prev == NONE ? &feed->first : &feed->links[link->prev].after) = link->after;
     *(link->after == NONE ? &feed->last : &feed->links[link->after].prev) = link->prev;
-    if (feed->next == id) feed->next = link->after;
+    if (feed->next == at) feed->next = link->after;
     feed->n_listed--;
     if (link->state == feed->round + 1) {
         feed->n_told--;
@@ -153,10 +168,9 @@ static void restate(kv_feed *feed) {
     feed->next = feed->first;
 }
 
-void sched__feed_turn(kv_cache *cache) {
-    kv_feed *feed = cache->feed;
+void sched__feed_turn(kv_feed *feed) {
     restate(feed);
-    tell_more(cache);
+    tell_more(feed);
     if (feed->pushed && feed->ring) feed->ring(feed->ud);
     feed->pushed = false;
 }

@@ -96,10 +96,11 @@ eng_edit *sched__place(scheduler *sched, flight *next, const sequence *seq, uint
     uint32_t id = seq->blocks[pos / ENG_BLOCK];
     eng_edit *edit = &next->edits[next->n_edits++];
     *edit = (eng_edit){.block = id,
-                       .slot = sched__take_slot(&sched->cache, id),
+                       .slot = sched__take_slot(sched__cache_of(sched, seq), id),
                        .plane = (uint16_t)plane,
                        .n_planes = (uint16_t)n_planes,
-                       .off = (uint8_t)(pos % ENG_BLOCK)};
+                       .off = (uint8_t)(pos % ENG_BLOCK),
+                       .home = seq->prefix_key.home};
     return edit;
 }
 

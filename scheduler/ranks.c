@@ -76,7 +76,7 @@ void sched__release(scheduler *sched, sequence *seq) {
     sched->epoch++;
     sched__drop_cohorts(sched, seq);
     list_remove(&seq->start_link);
-    sched__give_blocks(&sched->cache, seq);
+    sched__give_blocks(sched__cache_of(sched, seq), seq);
     sched__forget_loops(sched, seq);
     if (seq->state == SEQ_RUNNING) {
         list_remove(&seq->rank_link);
@@ -95,9 +95,11 @@ void sched__preempt(scheduler *sched, sequence *seq) {
     enqueue(sched, seq);
 }
 
-sequence *sched__last_running(const scheduler *sched, const sched_tenant *tenant) {
+sequence *sched__last_running(const scheduler *sched, const sched_tenant *tenant, uint32_t home) {
     list_link *link = sched->running.prev;
-    while (tenant && sched__tenant_of(sched, OWNER_OF(link, sequence, rank_link)) != tenant)
-        link = link->prev;
-    return OWNER_OF(link, sequence, rank_link);
+    for (;; link = link->prev) {
+        sequence *seq = OWNER_OF(link, sequence, rank_link);
+        if (tenant && sched__tenant_of(sched, seq) != tenant) continue;
+        if (home == ANY_HOME || seq->prefix_key.home == home) return seq;
+    }
 }

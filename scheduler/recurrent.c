@@ -46,10 +46,11 @@ static void add_loop(scheduler *sched, flight *next, picked *pick, uint32_t at) 
 /* Counts the slots that coh would take if every loop were stored. */
 static void count_full_depth(scheduler *sched, const cohort *coh) {
     uint32_t n_slots = plan_planes(sched->plan, coh->owner->prefix_key.max_loops);
+    kv_cache *cache = sched__cache_of(sched, coh->owner);
     for (uint32_t i = 0; i < coh->n_rows; i++) {
         uint32_t id = coh->owner->blocks[(coh->first + i) / ENG_BLOCK];
-        sched->cache.blocks[id].full_depth_slots += n_slots;
-        sched->cache.full_depth_slots += n_slots;
+        cache->blocks[id].full_depth_slots += n_slots;
+        cache->full_depth_slots += n_slots;
     }
 }
 

@@ -1,19 +1,20 @@
 /* reserve.c - room in the cache for a launch, found before it is built.
  *
- * Only here does a sequence give way to others: the last in rank of the tenant with the most
- * pages. So the first in rank always goes on to its end, and then the next is first: every
- * sequence ends, however small the pool. */
+ * Only here does a sequence give way to others of its home: the last in rank of the tenant with the
+ * most pages there. So the first in rank of a home always goes on to its end, and then the next is
+ * first: every sequence ends, however small the pool. */
 #include "scheduler/scheduler_internal.h"
 
-/* Preempts one sequence, or, if seq runs alone, evicts protected blocks. False: seq itself is gone.
- */
+/* Preempts one sequence, or, if seq runs alone at its home, evicts protected blocks. False: seq
+ * itself is gone. */
 static bool make_room(scheduler *sched, sequence *seq) {
-    if (sched->n_running > 1) {
-        sequence *last = sched__last_running(sched, sched__most_pages(sched));
+    uint32_t home = seq->prefix_key.home;
+    if (sched->home_running[home] > 1) {
+        sequence *last = sched__last_running(sched, sched__most_pages(sched, home), home);
         sched__preempt(sched, last);
         return last != seq;
     }
-    if (sched__evict(&sched->cache, ANY_TENANT)) return true;
+    if (sched__evict(sched__cache_of(sched, seq), ANY_TENANT)) return true;
     /* A request too large to fit alone is refused at submit, so this is our fault. End only it. */
     sched__end(sched, seq, SCHED_FAILED, ERR_INTERNAL, 0);
     return false;
@@ -21,8 +22,9 @@ static bool make_room(scheduler *sched, sequence *seq) {
 
 /* The block of pos is taken when its first position starts. */
 static bool reserve_block(scheduler *sched, sequence *seq, uint32_t pos) {
+    kv_cache *cache = sched__cache_of(sched, seq);
     while (pos / ENG_BLOCK >= seq->n_blocks) {
-        if (sched__take_block(&sched->cache, seq->req.tenant, &seq->blocks[seq->n_blocks])) {
+        if (sched__take_block(cache, seq->req.tenant, &seq->blocks[seq->n_blocks])) {
             seq->n_blocks++;
         } else if (!make_room(sched, seq)) {
             return false;
@@ -32,7 +34,8 @@ static bool reserve_block(scheduler *sched, sequence *seq, uint32_t pos) {
 }
 
 static bool reserve_slots(scheduler *sched, sequence *seq, uint32_t pos, uint32_t n_slots) {
-    while (!sched__promise_slots(&sched->cache, seq->blocks[pos / ENG_BLOCK], n_slots)) {
+    kv_cache *cache = sched__cache_of(sched, seq);
+    while (!sched__promise_slots(cache, seq->blocks[pos / ENG_BLOCK], n_slots)) {
         if (!make_room(sched, seq)) return false;
     }
     return true;

@@ -52,13 +52,15 @@ static bool pages_sane(const kv_cache *cache, uint8_t *owner, err *e) {
     return true;
 }
 
-static bool blocks_sane(const scheduler *sched, uint32_t *refs, err *e) {
-    const kv_cache *cache = &sched->cache;
+static bool blocks_sane(const scheduler *sched, uint32_t home, uint32_t *refs, err *e) {
+    const kv_cache *cache = &sched->caches[home];
     memset(refs, 0, cache->n_blocks * sizeof *refs);
     for (const list_link *link = sched->running.next; link != &sched->running; link = link->next) {
         const sequence *seq = OWNER_OF((uintptr_t)link, sequence, rank_link);
-        for (uint32_t i = 0; i < seq->n_blocks; i++)
+        for (uint32_t i = 0; i < seq->n_blocks && seq->prefix_key.home == home; i++) {
+            MUST(seq->blocks[i] < cache->n_blocks, "block %u is of no cache", seq->blocks[i]);
             refs[seq->blocks[i]]++;
+        }
     }
     uint32_t free_blocks = 0, cached = 0, cached_pages = 0, in_table = 0, marked = 0;
     for (uint32_t id = 0; id < cache->n_blocks; id++) {
@@ -70,6 +72,9 @@ static bool blocks_sane(const scheduler *sched, uint32_t *refs, err *e) {
              refs[id]);
         MUST(blk->refs > 0 || blk->cached, "block %u leaked", id);
         marked += blk->cached;
+        MUST(!blk->cached || cache->contents[id].key.home == home,
+             "the prefix cache of home %u has a block of home %u", home,
+             cache->contents[id].key.home);
         cached += blk->refs == 0;
         cached_pages += blk->refs == 0 ? blk->n_pages : 0;
     }
@@ -277,13 +282,15 @@ static bool backlog_sane(const scheduler *sched, err *e) {
 }
 
 static bool lists_sane(const scheduler *sched, err *e) {
-    uint32_t running = 0, waiting = 0;
+    uint32_t running = 0, waiting = 0, at_home[ENG_MOST_HOMES] = {0};
     uint64_t tokens = 0;
     const sequence *before = NULL;
     for (const list_link *link = sched->running.next; link != &sched->running; link = link->next) {
         const sequence *seq = OWNER_OF((uintptr_t)link, sequence, rank_link);
         MUST(seq->state == SEQ_RUNNING, "the running list is wrong");
         MUST(in_order(before, seq), "the running are out of order");
+        MUST(seq->prefix_key.home < sched->n_homes, "a sequence has no home");
+        at_home[seq->prefix_key.home]++;
         before = seq;
         running++;
     }
@@ -295,22 +302,33 @@ static bool lists_sane(const scheduler *sched, err *e) {
              tokens == sched->waiting_tokens,
          "sequences are miscounted");
     MUST(running <= sched->limits.opts.max_running, "more run than there are places");
-    for (uint32_t home = 0; home < ENG_MOST_HOMES; home++)
-        running -= sched->home_running[home];
-    MUST(running == 0, "the sequences of homes are miscounted");
+    for (uint32_t home = 0; home < ENG_MOST_HOMES; home++) {
+        MUST(at_home[home] == sched->home_running[home], "%u sequences at home %u, %u counted",
+             at_home[home], home, sched->home_running[home]);
+    }
     return true;
 }
 
-bool sched_sane(const scheduler *sched, err *e) {
-    uint8_t *pages = array_new(sched->cache.n_pages, 1), *rows = array_new(sched->n_rows, 1);
-    uint32_t *refs = array_new(sched->cache.n_blocks, sizeof *refs);
-    bool ok = pages && rows && refs;
+static bool cache_sane(const scheduler *sched, uint32_t home, err *e) {
+    const kv_cache *cache = &sched->caches[home];
+    uint8_t *pages = array_new(cache->n_pages, 1);
+    uint32_t *refs = array_new(cache->n_blocks, sizeof *refs);
+    bool ok = pages && refs;
     if (!ok) (void)err_set(e, ERR_NO_MEMORY, NULL, "out of memory to look");
-    ok = ok && pages_sane(&sched->cache, pages, e) && blocks_sane(sched, refs, e) &&
-         parts_sane(&sched->cache, e) && rows_sane(sched, rows, e) && lists_sane(sched, e) &&
-         backlog_sane(sched, e);
+    ok = ok && pages_sane(cache, pages, e) && blocks_sane(sched, home, refs, e) &&
+         parts_sane(cache, e);
     free(pages);
-    free(rows);
     free(refs);
+    return ok;
+}
+
+bool sched_sane(const scheduler *sched, err *e) {
+    uint8_t *rows = array_new(sched->n_rows, 1);
+    bool ok = rows != NULL;
+    if (!ok) (void)err_set(e, ERR_NO_MEMORY, NULL, "out of memory to look");
+    ok = ok && lists_sane(sched, e) && rows_sane(sched, rows, e) && backlog_sane(sched, e);
+    for (uint32_t home = 0; ok && home < sched->n_homes; home++)
+        ok = cache_sane(sched, home, e);
+    free(rows);
     return ok;
 }

@@ -151,7 +151,7 @@ int sched_step(scheduler *sched, bool *idle, err *e) {
     *idle = at_rest(sched);
     sched->awaits_masks_only = false;
     int rc = *idle ? 0 : step(sched, idle, e);
-    if (sched->cache.feed) sched__feed_turn(&sched->cache);
+    if (sched->limits.opts.feed) sched__feed_turn(sched->limits.opts.feed);
     return rc;
 }
 
@@ -216,32 +216,42 @@ static void count_rows_by_loop(const scheduler *sched, sched_stats *out) {
     }
 }
 
-static uint32_t blocks_that_fit(const scheduler *sched) {
+static uint64_t blocks_that_fit(const scheduler *sched) {
     const request_limits *limits = &sched->limits;
     uint64_t each = sched__worst_pages(limits, ENG_BLOCK, limits->opts.default_max_loops);
     uint64_t n = limits->n_pages / (each ? each : 1);
-    return n < limits->n_blocks ? (uint32_t)n : limits->n_blocks;
+    return (n < limits->n_blocks ? n : limits->n_blocks) * sched->n_homes;
+}
+
+static void add_cache(const scheduler *sched, uint32_t home, sched_stats *out) {
+    const eng_backend_info *info = &sched->backend->info;
+    const kv_cache *cache = &sched->caches[home];
+    uint64_t n_slots = (uint64_t)(cache->n_pages - cache->n_free_pages) * PAGE_SLOTS;
+    uint64_t map_bytes = (uint64_t)(cache->n_blocks - cache->n_free_blocks) * info->block_map_bytes;
+    out->pages += cache->n_pages;
+    out->pages_free += cache->n_free_pages;
+    out->pages_cached += cache->n_cached_pages;
+    out->slots_used += cache->n_used;
+    out->cache_bytes += n_slots * info->slot_bytes + map_bytes;
+    out->cache_bytes_all_loops += cache->full_depth_slots * info->slot_bytes + map_bytes;
+    out->homes[home] = (sched_home_stats){.running = sched->home_running[home],
+                                          .pages = cache->n_pages,
+                                          .pages_free = cache->n_free_pages,
+                                          .pages_cached = cache->n_cached_pages};
 }
 
 void sched_get_stats(const scheduler *sched, sched_stats *out) {
     *out = sched->stats;
-    const kv_cache *cache = &sched->cache;
+    out->n_homes = sched->n_homes;
     out->running = sched->n_running;
     out->waiting = sched->n_waiting;
     out->waiting_tokens = sched->waiting_tokens;
-    out->pages = cache->n_pages;
-    out->pages_free = cache->n_free_pages;
-    out->pages_cached = cache->n_cached_pages;
     out->page_slots = PAGE_SLOTS;
     out->slot_bytes = sched->backend->info.slot_bytes;
     out->blocks = blocks_that_fit(sched);
     out->loops_to_run = sched__loops_to_run(sched);
-    out->slots_used = cache->n_used;
-    uint64_t n_blocks = cache->n_blocks - cache->n_free_blocks;
-    uint64_t n_slots = (uint64_t)(cache->n_pages - cache->n_free_pages) * PAGE_SLOTS;
-    uint64_t map_bytes = n_blocks * sched->backend->info.block_map_bytes;
-    out->cache_bytes = n_slots * out->slot_bytes + map_bytes;
-    out->cache_bytes_all_loops = cache->full_depth_slots * out->slot_bytes + map_bytes;
+    for (uint32_t home = 0; home < sched->n_homes; home++)
+        add_cache(sched, home, out);
     out->rows_held = sched->n_rows - sched->n_free_rows;
     count_rows_by_loop(sched, out);
 }
@@ -255,14 +265,15 @@ void sched_get_tenant_stats(const scheduler *sched, uint32_t tenant_index,
     *out = (sched_tenant_stats){0};
     if (tenant_index >= sched->n_tenants) return;
     const sched_tenant *tenant = &sched->tenants[tenant_index];
-    const cache_part *part = &sched->cache.parts[tenant_index];
     *out = (sched_tenant_stats){.running = tenant->n_running,
                                 .waiting = tenant->n_waiting,
                                 .waiting_tokens = tenant->waiting_tokens,
-                                .pages = part->n_pages,
-                                .pages_cached = part->n_cached_pages,
                                 .rows = tenant->rows,
                                 .charged_ns = (uint64_t)tenant->charged_ns,
                                 .output_tokens = tenant->output_tokens,
                                 .preemptions = tenant->preemptions};
+    for (uint32_t home = 0; home < sched->n_homes; home++) {
+        out->pages += sched->caches[home].parts[tenant_index].n_pages;
+        out->pages_cached += sched->caches[home].parts[tenant_index].n_cached_pages;
+    }
 }

@@ -121,13 +121,19 @@ typedef struct {
 
 enum { SCHED_DEPTH_BINS = PLAN_MAX_LOOPS + 1 };
 
+enum { SCHED_MOST_HOMES = 64 }; /* ENG_MOST_HOMES */
+typedef struct {                /* gauges of one home's cache */
+    uint32_t running, pages, pages_free, pages_cached;
+} sched_home_stats;
+
 typedef struct { /* counters only grow; gauges are as of now */
     uint32_t running, waiting;
     uint64_t waiting_tokens;
-    uint32_t pages, pages_free, pages_cached; /* cached = only the prefix cache holds them */
-    uint32_t page_slots;
+    uint64_t pages, pages_free, pages_cached; /* cached = only the prefix cache holds them */
+    uint32_t page_slots, n_homes;
+    sched_home_stats homes[SCHED_MOST_HOMES]; /* their parts; with one home the whole */
     size_t slot_bytes;
-    uint32_t blocks;       /* of ENG_BLOCK positions that fit if each runs default_max_loops */
+    uint64_t blocks;       /* of ENG_BLOCK positions that fit if each runs default_max_loops */
     uint64_t loops_to_run; /* expected of all sequences, waiting and running */
     uint32_t rows_held;    /* row states in use, parked tails included */
     uint64_t slots_used, cache_bytes,
@@ -162,7 +168,7 @@ typedef struct {         /* one recurrent launch */
 typedef struct { /* one tenant; counters only grow, gauges are as of now */
     uint32_t running, waiting;
     uint64_t waiting_tokens;
-    uint32_t pages, pages_cached; /* held in all; held only for the prefix cache */
+    uint64_t pages, pages_cached; /* held in all; held only for the prefix cache */
     uint64_t rows;                /* run in launches of any stage */
     uint64_t charged_ns;          /* its part of launches, and of sampling */
     uint64_t output_tokens, preemptions;

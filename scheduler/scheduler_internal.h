@@ -138,9 +138,10 @@ typedef struct {
     uint64_t waiting_tokens, arrivals;
     double charged_ns;        /* its part of launches, and sampling */
     double served;            /* charged_ns by weight; raised to the others' on its return */
-    uint32_t claim_places[2]; /* most held in this window of steps, and in the one before */
-    uint32_t claim_pages[2];
+    uint64_t claim_places[2]; /* most held in this window of steps, and in the one before */
+    uint64_t claim_pages[2];  /* of all homes */
     uint32_t in_launch, ready, n_live, n_looping; /* rows, counted per launch */
+    uint32_t n_seen, may_give;                    /* recounted when pages are to be taken */
     bool may_run, sits_out, refused;              /* recounted per launch, and per admission */
     double price_factor;  /* time of its rows over the usual; forgets quickly */
     uint32_t since_alone; /* recurrent launches since it had one alone */
@@ -156,7 +157,7 @@ struct scheduler {
     rule_set rules;
     sched_sink sink;
     void *ud;
-    kv_cache cache;
+    kv_cache *caches; /* [n_homes] */
     cost_model cost;
     ahead_state ahead;
     eng_sampler *sampler;
@@ -170,8 +171,9 @@ struct scheduler {
     list_link running;                           /* of sequence.rank_link, all tenants */
     uint32_t n_waiting, n_running;
     uint64_t waiting_tokens, next_id, next_arrival;
-    loop_sums loops_left;                           /* of all sequences */
-    uint32_t n_homes, home_running[ENG_MOST_HOMES]; /* of the backend; running sequences of each */
+    loop_sums loops_left;                  /* of all sequences */
+    uint32_t n_homes;                      /* of the backend, at least 1 */
+    uint32_t home_running[ENG_MOST_HOMES]; /* running sequences of each home */
     uint64_t epoch; /* counts events that may make room or finish a block, from 1 */
     list_link want_decode, want_prompt; /* of sequence.start_link */
 
@@ -219,6 +221,10 @@ struct scheduler {
 static inline sched_tenant *sched__tenant_of(const scheduler *sched, const sequence *seq) {
     return &sched->tenants[seq->req.tenant];
 }
+/* The cache of its home. */
+static inline kv_cache *sched__cache_of(const scheduler *sched, const sequence *seq) {
+    return &sched->caches[seq->prefix_key.home];
+}
 
 /* ---- tenant.c ---- */
 
@@ -231,13 +237,15 @@ void sched__roll_claims(scheduler *sched);                    /* before admissio
 sched_tenant *sched__next_tenant(const scheduler *sched);
 /* Whether tenant may have one more place. *from: the tenant to take one from, or NULL. */
 bool sched__may_place(const scheduler *sched, const sched_tenant *tenant, sched_tenant **from);
-/* Pages claimed by others, left alone by a tenant beyond its share. */
+/* Pages of each home claimed by others, left alone by a tenant beyond its share. */
 uint64_t sched__claimed_pages(const scheduler *sched, const sched_tenant *tenant, uint64_t wanted);
-/* The tenant to take pages from, if `tenant` wants this many within its share; or NULL. */
-sched_tenant *sched__gives_pages(const scheduler *sched, const sched_tenant *tenant,
+/* The tenant to take pages of a home from, if `tenant` wants this many within its share; or NULL.
+ */
+sched_tenant *sched__gives_pages(const scheduler *sched, const sched_tenant *tenant, uint32_t home,
                                  uint64_t wanted);
-/* The tenant whose last sequence gives way when pages run out; NULL: the last of all tenants. */
-sched_tenant *sched__most_pages(const scheduler *sched);
+/* The tenant whose last sequence at a home gives way when the home's pages run out; NULL: the last
+ * of all tenants there. */
+sched_tenant *sched__most_pages(const scheduler *sched, uint32_t home);
 void sched__charge(scheduler *sched, const flight *done, uint64_t ns); /* by rows */
 void sched__charge_host(scheduler *sched, const sequence *seq, uint64_t ns);
 /* Before cohorts are chosen for a recurrent launch: sets sits_out of each tenant. */
@@ -252,8 +260,10 @@ void sched__begin(scheduler *sched, sequence *seq);  /* from waiting to running 
 /* Takes it from its lists and gives back its rows, cohorts and blocks. */
 void sched__release(scheduler *sched, sequence *seq);
 void sched__preempt(scheduler *sched, sequence *seq); /* from running to waiting */
-/* The last in rank of the running sequences, of one tenant or (NULL) of all. */
-sequence *sched__last_running(const scheduler *sched, const sched_tenant *tenant);
+/* The last in rank of the running sequences, of one tenant or (NULL) of all, at one home or at any;
+ * there is one. */
+enum { ANY_HOME = UINT32_MAX };
+sequence *sched__last_running(const scheduler *sched, const sched_tenant *tenant, uint32_t home);
 
 /* ---- admit.c ---- */
 
@@ -261,8 +271,9 @@ void sched__admit(scheduler *sched);
 
 /* ---- home.c ---- */
 
-/* Sets the home of a waiting sequence that holds no block. */
-void sched__choose_home(scheduler *sched, sequence *seq);
+/* All homes, the best one for a waiting sequence first. */
+void sched__order_homes(const scheduler *sched, const sequence *seq,
+                        uint16_t order[ENG_MOST_HOMES]);
 
 /* ---- cohort.c ---- */
 

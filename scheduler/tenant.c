@@ -10,7 +10,8 @@
  *             others, and for the time the host samples for it. A tenant ahead of the least served
  *             one that could run, by more than half a launch of its own, sits out. So each tenant
  *             has its share of time, and tenants of like demand run together.
- *   pages     A tenant within its share gets pages from the tenant furthest over its own.
+ *   pages     A tenant within its share gets pages from the tenant furthest over its own. Shares
+ *             are of the pages of all homes together; pages are taken at one home.
  *
  * What a tenant held a moment ago (CLAIM_STEPS to twice as many steps) stays claimed, so a client
  * that sends one request after another does not preempt a sequence for each. Sharing never takes
@@ -83,23 +84,34 @@ static uint64_t sum_of_weights(const scheduler *sched) { /* of all active tenant
     return sum;
 }
 
-static uint32_t share(const sched_tenant *tenant, uint32_t all, uint64_t sum) {
-    uint64_t n = (uint64_t)all * tenant->weight / (sum ? sum : 1);
-    return n < 1 ? 1 : n > all ? all : (uint32_t)n;
+static uint64_t share(const sched_tenant *tenant, uint64_t all, uint64_t sum) {
+    uint64_t n = all * tenant->weight / (sum ? sum : 1);
+    return n < 1 ? 1 : n > all ? all : n;
 }
 
-static uint32_t pages_used(const scheduler *sched, const sched_tenant *tenant) {
-    const cache_part *part = &sched->cache.parts[tenant - sched->tenants];
+static uint64_t all_pages(const scheduler *sched) { /* of all homes */
+    return (uint64_t)sched->limits.n_pages * sched->n_homes;
+}
+
+static uint32_t pages_at(const scheduler *sched, const sched_tenant *tenant, uint32_t home) {
+    const cache_part *part = &sched->caches[home].parts[tenant - sched->tenants];
     return part->n_pages - part->n_cached_pages;
 }
 
-static uint32_t larger(uint32_t x, uint32_t y) {
+static uint64_t pages_used(const scheduler *sched, const sched_tenant *tenant) {
+    uint64_t n = 0;
+    for (uint32_t home = 0; home < sched->n_homes; home++)
+        n += pages_at(sched, tenant, home);
+    return n;
+}
+
+static uint64_t larger(uint64_t x, uint64_t y) {
     return x > y ? x : y;
 }
 
 /* The part of a claim not held now. Beyond its share a tenant claims nothing. */
-static uint32_t unmet(const uint32_t claim[2], uint32_t held, uint32_t most) {
-    uint32_t n = larger(claim[0], claim[1]);
+static uint64_t unmet(const uint64_t claim[2], uint64_t held, uint64_t most) {
+    uint64_t n = larger(claim[0], claim[1]);
     if (n > most) n = most;
     return n > held ? n - held : 0;
 }
@@ -118,7 +130,7 @@ void sched__roll_claims(scheduler *sched) {
         tenant->claim_pages[1] = tenant->claim_pages[0];
         tenant->claim_places[0] = tenant->n_running;
         tenant->claim_pages[0] = pages_used(sched, tenant);
-        uint32_t claims = tenant->claim_places[0] + tenant->claim_places[1];
+        uint64_t claims = tenant->claim_places[0] + tenant->claim_places[1];
         if (tenant->n_running + tenant->n_waiting + claims == 0) list_remove(&tenant->active_link);
     }
 }
@@ -147,11 +159,11 @@ static bool holds_more(const sched_tenant *x, const sched_tenant *y) {
 
 bool sched__may_place(const scheduler *sched, const sched_tenant *tenant, sched_tenant **from) {
     *from = NULL;
-    uint32_t all = sched->limits.opts.max_running, left = all - sched->n_running, claimed = 0;
-    uint64_t sum = sum_of_weights(sched);
+    uint32_t all = sched->limits.opts.max_running, left = all - sched->n_running;
+    uint64_t sum = sum_of_weights(sched), claimed = 0;
     bool within = tenant->n_running < share(tenant, all, sum);
     EACH_ACTIVE(sched, other) {
-        uint32_t most = share(other, all, sum);
+        uint64_t most = share(other, all, sum);
         if (other != tenant) claimed += unmet(other->claim_places, other->n_running, most);
         if (other->n_running < 2 || other->n_running <= most) continue;
         if (*from == NULL || holds_more(other, *from)) *from = other;
@@ -168,27 +180,41 @@ bool sched__may_place(const scheduler *sched, const sched_tenant *tenant, sched_
 
 static bool pages_within(const scheduler *sched, const sched_tenant *tenant, uint64_t wanted,
                          uint64_t sum) {
-    return pages_used(sched, tenant) + wanted <= share(tenant, sched->cache.n_pages, sum);
+    return pages_used(sched, tenant) + wanted <= share(tenant, all_pages(sched), sum);
 }
 
 uint64_t sched__claimed_pages(const scheduler *sched, const sched_tenant *tenant, uint64_t wanted) {
     uint64_t sum = sum_of_weights(sched), claimed = 0;
     if (pages_within(sched, tenant, wanted, sum)) return 0;
     EACH_ACTIVE(sched, other) {
-        uint32_t most = share(other, sched->cache.n_pages, sum);
+        uint64_t most = share(other, all_pages(sched), sum);
         if (other != tenant) claimed += unmet(other->claim_pages, pages_used(sched, other), most);
     }
-    return claimed;
+    return (claimed + sched->n_homes - 1) / sched->n_homes; /* they may be wanted at any home */
 }
 
-/* Among tenants with more than one running sequence. */
-static sched_tenant *most_pages(const scheduler *sched, uint64_t sum, bool beyond_share) {
+/* Counts the sequences of each tenant at a home that may give way: of `sharing`, all but the first
+ * in rank of the tenant; otherwise, all but its first at this home. */
+static void count_may_give(const scheduler *sched, uint32_t home, bool sharing) {
+    EACH_ACTIVE(sched, tenant) tenant->n_seen = tenant->may_give = 0;
+    for (const list_link *link = sched->running.next; link != &sched->running; link = link->next) {
+        const sequence *seq = OWNER_OF((uintptr_t)link, sequence, rank_link);
+        sched_tenant *tenant = sched__tenant_of(sched, seq);
+        bool here = seq->prefix_key.home == home;
+        if (here && tenant->n_seen > 0) tenant->may_give++;
+        if (here || sharing) tenant->n_seen++;
+    }
+}
+
+/* Among tenants with a sequence at this home that may give way. */
+static sched_tenant *most_pages(const scheduler *sched, uint32_t home, uint64_t sum, bool sharing) {
     sched_tenant *best = NULL;
     uint64_t of_best = 0;
+    count_may_give(sched, home, sharing);
     EACH_ACTIVE(sched, tenant) {
-        uint64_t used = pages_used(sched, tenant);
-        if (tenant->n_running < 2) continue;
-        if (beyond_share && used <= share(tenant, sched->cache.n_pages, sum)) continue;
+        uint64_t used = pages_at(sched, tenant, home);
+        if (tenant->may_give == 0) continue;
+        if (sharing && pages_used(sched, tenant) <= share(tenant, all_pages(sched), sum)) continue;
         if (best && used * best->weight <= of_best * tenant->weight) continue;
         best = tenant;
         of_best = used;
@@ -196,15 +222,15 @@ static sched_tenant *most_pages(const scheduler *sched, uint64_t sum, bool beyon
     return best;
 }
 
-sched_tenant *sched__gives_pages(const scheduler *sched, const sched_tenant *tenant,
+sched_tenant *sched__gives_pages(const scheduler *sched, const sched_tenant *tenant, uint32_t home,
                                  uint64_t wanted) {
     uint64_t sum = sum_of_weights(sched);
     if (!pages_within(sched, tenant, wanted, sum)) return NULL;
-    return most_pages(sched, sum, true);
+    return most_pages(sched, home, sum, true);
 }
 
-sched_tenant *sched__most_pages(const scheduler *sched) {
-    return sched->n_tenants > 1 ? most_pages(sched, 0, false) : NULL;
+sched_tenant *sched__most_pages(const scheduler *sched, uint32_t home) {
+    return sched->n_tenants > 1 ? most_pages(sched, home, 0, false) : NULL;
 }
 
 /* ---- launches ---- */

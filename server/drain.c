@@ -139,16 +139,18 @@ static void leave(srv *server, int signum) {
 static void dump(srv *server) {
     sched_stats st = {0};
     if (server->engine) sched_thread_stats(server->engine, &st);
-    log_line(LOG_INFO,
-             "state: connections %u, requests %u, parsing %u, sequences %u (running %u, waiting "
-             "%u), pages %u free of %u, bytes in answers %zu, loaded %d, leaving %d, draining %d, "
-             "engine "
-             "silent for %llu ms",
-             server->n_conns, server->n_reqs, server->n_parsing, server->n_sequences, st.running,
-             st.waiting, st.pages_free, st.pages, srv_ledger_held(server->ledger, SRV_HELD_ANSWER),
-             server->loaded, server->leaving, server->draining,
-             (unsigned long long)(server->engine ? sched_thread_silence_ns(server->engine) / 1000000
-                                                 : 0));
+    log_line(
+        LOG_INFO,
+        "state: connections %u, requests %u, parsing %u, sequences %u (running %u, waiting "
+        "%u), pages %llu free of %llu, bytes in answers %zu, loaded %d, leaving %d, draining %d, "
+        "engine "
+        "silent for %llu ms",
+        server->n_conns, server->n_reqs, server->n_parsing, server->n_sequences, st.running,
+        st.waiting, (unsigned long long)st.pages_free, (unsigned long long)st.pages,
+        srv_ledger_held(server->ledger, SRV_HELD_ANSWER), server->loaded, server->leaving,
+        server->draining,
+        (unsigned long long)(server->engine ? sched_thread_silence_ns(server->engine) / 1000000
+                                            : 0));
     unsigned shown = 0;
     for (list_link *node = server->reqs.next; node != &server->reqs && shown < 20;
          node = node->next, shown++) {

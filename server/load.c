@@ -85,9 +85,9 @@ static void say_ready(const srv *server, const eng_backend_info *info) {
     /* So many positions fit if every position runs every loop. */
     double planes = plan_planes(plan, plan->loops_default);
     log_line(LOG_INFO,
-             "cache %u slots of %zu bytes (%.1f MB%s%s): %.0f positions at full depth; policy of "
+             "cache %u slots of %zu bytes%s (%.1f MB%s%s): %.0f positions at full depth; policy of "
              "halted tokens: %s",
-             info->n_slots, info->slot_bytes,
+             info->n_slots, info->slot_bytes, info->n_homes ? " on each rank" : "",
              (double)info->n_slots * (double)info->slot_bytes / 1e6, info->why_cache[0] ? ", " : "",
              info->why_cache, info->n_slots / planes, kv_policy_name(limits->halted_kv));
     log_line(LOG_INFO, "ready on %s after %.2f s", server->main.address,

@@ -126,17 +126,18 @@ static void write_cache_info(metric_page *page, const srv *server, const sched_s
          "Sizes of the key/value cache, as labels: blocks of tokens that fit if every token runs "
          "its usual loops; and pages of slots.");
     buf_printf(page->out,
-               "vllm:cache_config_info{%s,block_size=\"%u\",num_gpu_blocks=\"%u\","
-               "page_slots=\"%u\",pages=\"%u\",slot_bytes=\"%zu\","
+               "vllm:cache_config_info{%s,block_size=\"%u\",num_gpu_blocks=\"%llu\","
+               "page_slots=\"%u\",pages=\"%llu\",slot_bytes=\"%zu\","
                "enable_prefix_caching=\"%s\"} 1\n",
-               page->labels, ENG_BLOCK, st->blocks, st->page_slots, st->pages, st->slot_bytes,
+               page->labels, ENG_BLOCK, (unsigned long long)st->blocks, st->page_slots,
+               (unsigned long long)st->pages, st->slot_bytes,
                server->model.sched.prefix_cache ? "True" : "False");
 }
 
 static void write_vllm(metric_page *page, const srv *server, const sched_stats *st) {
     const srv_counts *counts = &server->counts;
     double used =
-        st->pages ? (double)(st->pages - st->pages_free - st->pages_cached) / st->pages : 0;
+        st->pages ? (double)(st->pages - st->pages_free - st->pages_cached) / (double)st->pages : 0;
     one(page, "vllm:num_requests_running", "gauge", "Sequences that are running.", st->running);
     one(page, "vllm:num_requests_waiting", "gauge", "Sequences that wait in the queue.",
         st->waiting);
@@ -306,12 +307,31 @@ static void write_depth(metric_page *page, const srv *server, const sched_stats 
         "Most launches one after another that ever left out a ready row.", st->longest_wait);
 }
 
+/* Of several homes: gauges without `home` are sums over them. */
+static void write_homes(metric_page *page, const sched_stats *st) {
+    static const char *const states[] = {"free", "cached", "used"};
+    if (st->n_homes < 2) return;
+    head(page, "fathom_home_sequences_running", "gauge", "Running sequences, by home.");
+    for (unsigned i = 0; i < st->n_homes; i++)
+        sample_n(page, "fathom_home_sequences_running", "home", i, st->homes[i].running);
+    head(page, "fathom_home_cache_pages", "gauge", "Cache pages, by home and state.");
+    for (unsigned i = 0; i < st->n_homes; i++) {
+        const sched_home_stats *home = &st->homes[i];
+        const uint32_t n[] = {home->pages_free, home->pages_cached,
+                              home->pages - home->pages_free - home->pages_cached};
+        for (size_t k = 0; k < ARRAY_LEN(states); k++) {
+            buf_printf(page->out, "fathom_home_cache_pages{%s,home=\"%u\",state=\"%s\"} %u\n",
+                       page->labels, i, states[k], n[k]);
+        }
+    }
+}
+
 static void write_cache(metric_page *page, const sched_stats *st) {
     head(page, "fathom_cache_pages", "gauge", "Cache pages, by state.");
-    sample(page, "fathom_cache_pages", "state", "free", st->pages_free);
-    sample(page, "fathom_cache_pages", "state", "cached", st->pages_cached);
+    sample(page, "fathom_cache_pages", "state", "free", (double)st->pages_free);
+    sample(page, "fathom_cache_pages", "state", "cached", (double)st->pages_cached);
     sample(page, "fathom_cache_pages", "state", "used",
-           (double)st->pages - st->pages_free - st->pages_cached);
+           (double)(st->pages - st->pages_free - st->pages_cached));
     one(page, "fathom_cache_slots_used", "gauge",
         "Cache slots in use; a slot holds keys and values of one token at one loop.",
         (double)st->slots_used);
@@ -438,6 +458,7 @@ void srv_metrics_write(srv *server, buf *out) {
     write_ranks(&page, server);
     write_depth(&page, server, &st);
     write_cache(&page, &st);
+    write_homes(&page, &st);
     write_kv_events(&page, server);
     srv_tenants_write(server, out, page.labels);
     write_http(&page, server);

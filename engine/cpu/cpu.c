@@ -283,10 +283,13 @@ static int take_scratch(eng__cpu *cpu, err *e) {
 
 /* ---- launch ---- */
 
+/* Edits of other homes concern the maps of other ranks. */
 static void apply_edits(eng__cpu *cpu, const eng_launch *launch) {
     uint32_t planes = cpu->base.info.n_planes;
+    uint32_t home = cpu->homes.n ? cpu->opts.ranks->rank : 0;
     for (uint32_t i = 0; i < launch->n_edits; i++) {
         const eng_edit *edit = &launch->edits[i];
+        if (edit->home != home) continue;
         uint32_t *at =
             cpu->maps + ((size_t)edit->block * planes + edit->plane) * ENG_BLOCK + edit->off;
         for (uint32_t plane = 0; plane < edit->n_planes; plane++, at += ENG_BLOCK)

@@ -11,7 +11,7 @@
 
 TestSuite(golden_homes, .fini = fail_on_leaks, .timeout = HANGS_S);
 
-enum { SEQUENCES = 7, COMMON = 40, MOST_IDS = 100 };
+enum { SEQUENCES = 7, COMMON = 40, MOST_IDS = 100, LARGE = 16 << 20 };
 
 typedef struct {
     uint64_t id;
@@ -40,6 +40,7 @@ static void on_event(void *ud, const sched_event *ev) {
 typedef struct {
     uint32_t most_at_once; /* homes with sequences at one time */
     uint64_t cached;       /* prompt tokens from the prefix cache */
+    uint64_t preemptions, pages;
     eng_ranks_counts counts;
 } seen_homes;
 
@@ -83,6 +84,8 @@ static void run_sequences(eng_backend *backend, kv_policy policy, output outs[SE
     sched_stats stats;
     sched_get_stats(sch, &stats);
     seen->cached = stats.prefix_hits;
+    seen->preemptions = stats.preemptions;
+    seen->pages = stats.pages;
     sched_destroy(sch);
 }
 
@@ -91,13 +94,21 @@ static int open_cpu(eng_backend **out, const model_folder *model, const eng_back
     return eng_cpu_open(out, model, opts, e);
 }
 
+/* A cache for n_blocks blocks at full depth. */
+static uint64_t cache_for(const model_folder *model, uint64_t n_blocks) {
+    const model_plan *plan = model_plan_of(model);
+    uint64_t planes = plan_planes(plan, plan->loops_default);
+    uint64_t map = planes * ENG_BLOCK * sizeof(uint32_t);
+    return n_blocks * ENG_BLOCK * planes * plan->slot_values * sizeof(float) + 16 * map;
+}
+
 static seen_homes run_on(const model_folder *model, kv_policy policy, eng_weights weights,
-                         uint32_t n, bool homes, output outs[SEQUENCES]) {
+                         uint64_t cache_bytes, uint32_t n, bool homes, output outs[SEQUENCES]) {
     const eng_backend_opts opts = {.threads = 1,
                                    .n_rows = 300,
                                    .max_launch = 128,
                                    .max_logits = 64,
-                                   .cache_bytes = 16u << 20,
+                                   .cache_bytes = cache_bytes,
                                    .weights = weights,
                                    .homes = homes,
                                    .own_state0 = model_plan_of(model)->state0 == STATE_SEEDED,
@@ -141,10 +152,10 @@ Test(golden_homes, sequences_at_home_on_any_number_of_ranks_give_the_bits_of_one
             kv_policy policy = way & 1 ? KV_LAST : KV_EXACT;
             eng_weights weights = way & 2 ? ENG_WEIGHTS_INT8 : ENG_WEIGHTS_AS_STORED;
             output alone[SEQUENCES] = {0};
-            (void)run_on(model, policy, weights, 1, true, alone);
+            (void)run_on(model, policy, weights, LARGE, 1, true, alone);
             for (uint32_t n = 2; n <= 3; n++) {
                 output outs[SEQUENCES] = {0};
-                seen_homes seen = run_on(model, policy, weights, n, true, outs);
+                seen_homes seen = run_on(model, policy, weights, LARGE, n, true, outs);
                 cr_assert_eq(seen.most_at_once, n, "%s: %u homes in use", dirs[i],
                              seen.most_at_once);
                 equal_outputs(alone, outs, dirs[i], n);
@@ -163,8 +174,8 @@ Test(golden_homes, a_layer_gathers_its_rows_once_more_and_prefixes_are_found_at_
     err e = {0};
     output columns[SEQUENCES] = {0}, homes[SEQUENCES] = {0};
     cr_assert_eq(model_open(&model, "tests/golden/cases/mla", &e), 0, "%s", e.msg);
-    seen_homes without = run_on(model, KV_EXACT, ENG_WEIGHTS_AS_STORED, 2, false, columns);
-    seen_homes with = run_on(model, KV_EXACT, ENG_WEIGHTS_AS_STORED, 2, true, homes);
+    seen_homes without = run_on(model, KV_EXACT, ENG_WEIGHTS_AS_STORED, LARGE, 2, false, columns);
+    seen_homes with = run_on(model, KV_EXACT, ENG_WEIGHTS_AS_STORED, LARGE, 2, true, homes);
     cr_expect_eq(without.most_at_once, 1);
     cr_expect_gt(with.cached, 0);
     cr_expect_gt(with.counts.gathers, without.counts.gathers * 5 / 4);
@@ -173,4 +184,33 @@ Test(golden_homes, a_layer_gathers_its_rows_once_more_and_prefixes_are_found_at_
     for (int k = 0; k < SEQUENCES; k++)
         buf_deinit(&columns[k].bytes);
     model_close(model);
+}
+
+/* One home holds one of the longer sequences, or two short ones, so pages run out at every home. */
+Test(golden_homes, homes_with_small_caches_give_the_bits_of_one_large_cache) {
+    enum { RANKS = 3, BLOCKS = 4 };
+    uint64_t preemptions[RANKS + 1] = {0};
+    for (size_t i = 0; i < 2 * ARRAY_LEN(dirs); i++) {
+        const char *dir = dirs[i / 2];
+        kv_policy policy = i & 1 ? KV_LAST : KV_EXACT;
+        model_folder *model;
+        err e = {0};
+        cr_assert_eq(model_open(&model, dir, &e), 0, "%s", e.msg);
+        uint64_t small = cache_for(model, BLOCKS), pages = 0;
+        output alone[SEQUENCES] = {0};
+        (void)run_on(model, policy, ENG_WEIGHTS_AS_STORED, LARGE, 1, true, alone);
+        for (uint32_t n = 1; n <= RANKS; n++) {
+            output outs[SEQUENCES] = {0};
+            seen_homes seen = run_on(model, policy, ENG_WEIGHTS_AS_STORED, small, n, true, outs);
+            if (n == 1) pages = seen.pages;
+            cr_assert_eq(seen.pages, n * pages, "%s: %u ranks", dir, n);
+            preemptions[n] += seen.preemptions;
+            equal_outputs(alone, outs, dir, n);
+        }
+        for (int k = 0; k < SEQUENCES; k++)
+            buf_deinit(&alone[k].bytes);
+        model_close(model);
+    }
+    cr_expect_gt(preemptions[RANKS], 0);
+    cr_expect_gt(preemptions[1], preemptions[RANKS]);
 }

@@ -35,7 +35,6 @@ void fake_opts_default(fake_opts *opts) {
 typedef struct {
     uint64_t content;
     uint32_t block, off, plane; /* the place it was written for */
-    uint32_t home;              /* that wrote it */
     bool written, halted;       /* halted: the position left the loop here, or its tail ended */
     bool collapsed;             /* stands in for all loops of its position */
 } fake_slot;
@@ -61,8 +60,8 @@ typedef struct {
     eng_backend base;
     model_plan config;
     fake_opts opts;
-    fake_slot *slots;
-    uint32_t *maps; /* [block][plane][off] */
+    fake_slot *slots; /* [home][slot] */
+    uint32_t *maps;   /* [home][block][plane][off] */
     fake_row *rows;
     fake_flight queue[MAX_QUEUE]; /* oldest first */
     uint32_t n_queued;
@@ -87,13 +86,22 @@ static void breach(fake *dev, const char *fmt, ...) {
     va_end(args);
 }
 
-static uint32_t *map_at(fake *dev, uint32_t block, uint32_t plane, uint32_t off) {
-    return &dev->maps[((size_t)block * dev->base.info.n_planes + plane) * ENG_BLOCK + off];
+static uint32_t *map_at(fake *dev, uint32_t home, uint32_t block, uint32_t plane, uint32_t off) {
+    size_t at = (size_t)home * dev->opts.n_blocks + block;
+    return &dev->maps[(at * dev->base.info.n_planes + plane) * ENG_BLOCK + off];
+}
+
+static fake_slot *slot_at(fake *dev, uint32_t home, uint32_t slot) {
+    return &dev->slots[(size_t)home * dev->opts.n_slots + slot];
+}
+
+static bool is_home(const fake *dev, uint32_t home) {
+    return home == 0 || home < dev->opts.n_homes;
 }
 
 /* The slot of a position's deepest loop becomes that of all its loops. */
 static void collapse(fake *dev, const eng_edit *edit) {
-    fake_slot *deepest = &dev->slots[edit->slot];
+    fake_slot *deepest = slot_at(dev, edit->home, edit->slot);
     uint32_t last = (uint32_t)edit->plane + edit->n_planes - 1;
     if (!deepest->written || deepest->block != edit->block || deepest->off != edit->off ||
         deepest->plane != last || edit->plane != fake_planes(&dev->opts, 0)) {
@@ -101,7 +109,8 @@ static void collapse(fake *dev, const eng_edit *edit) {
                edit->slot);
     }
     for (uint32_t plane = edit->plane; plane < last; plane++)
-        dev->slots[*map_at(dev, edit->block, plane, edit->off)].written = false;
+        slot_at(dev, edit->home, *map_at(dev, edit->home, edit->block, plane, edit->off))->written =
+            false;
     deepest->collapsed = true;
     dev->written -= last - edit->plane;
 }
@@ -111,7 +120,7 @@ static void apply_edits(fake *dev, const eng_launch *launch) {
         const eng_edit *edit = &launch->edits[i];
         if (edit->block >= dev->opts.n_blocks || edit->slot >= dev->opts.n_slots ||
             edit->off >= ENG_BLOCK || edit->plane + edit->n_planes > dev->base.info.n_planes ||
-            edit->n_planes == 0) {
+            edit->n_planes == 0 || !is_home(dev, edit->home)) {
             breach(dev, "edit %u is out of range", i);
             continue;
         }
@@ -123,30 +132,26 @@ static void apply_edits(fake *dev, const eng_launch *launch) {
         bool collapses = dev->opts.policy == KV_COLLAPSE && edit->n_planes > 1;
         if (collapses) collapse(dev, edit);
         /* Any other slot is mapped once, for all its planes, and starts empty. */
-        else dev->slots[edit->slot].written = false;
+        else slot_at(dev, edit->home, edit->slot)->written = false;
         for (uint32_t plane = edit->plane; plane < (uint32_t)edit->plane + edit->n_planes;
              plane++) {
-            *map_at(dev, edit->block, plane, edit->off) = edit->slot;
+            *map_at(dev, edit->home, edit->block, plane, edit->off) = edit->slot;
         }
     }
 }
 
 static void write_slot(fake *dev, const eng_row *row, uint32_t plane, uint64_t content) {
     uint32_t block = row->blocks[row->pos / ENG_BLOCK], off = row->pos % ENG_BLOCK;
-    uint32_t slot = *map_at(dev, block, plane, off);
+    uint32_t slot = *map_at(dev, row->home, block, plane, off);
     if (slot == ENG_NO_SLOT) {
         breach(dev, "position %u plane %u is written without a slot", row->pos, plane);
         return;
     }
-    fake_slot *cell = &dev->slots[slot];
+    fake_slot *cell = slot_at(dev, row->home, slot);
     if (cell->written)
         breach(dev, "position %u plane %u: slot %u is written twice", row->pos, plane, slot);
-    *cell = (fake_slot){.content = content,
-                        .block = block,
-                        .off = off,
-                        .plane = plane,
-                        .home = row->home,
-                        .written = true};
+    *cell = (fake_slot){
+        .content = content, .block = block, .off = off, .plane = plane, .written = true};
     dev->written++;
     dev->rows[row->row].last_slot = slot;
 }
@@ -157,8 +162,8 @@ static uint64_t attend(fake *dev, const eng_row *row, uint32_t plane) {
     uint64_t sum = 0;
     for (uint32_t from = 0; from <= row->pos; from++) {
         uint32_t block = row->blocks[from / ENG_BLOCK], off = from % ENG_BLOCK;
-        uint32_t slot = *map_at(dev, block, plane, off);
-        const fake_slot *cell = slot == ENG_NO_SLOT ? NULL : &dev->slots[slot];
+        uint32_t slot = *map_at(dev, row->home, block, plane, off);
+        const fake_slot *cell = slot == ENG_NO_SLOT ? NULL : slot_at(dev, row->home, slot);
         if (cell == NULL || !cell->written) {
             breach(dev, "position %u reads position %u at plane %u: unwritten", row->pos, from,
                    plane);
@@ -168,8 +173,6 @@ static uint64_t attend(fake *dev, const eng_row *row, uint32_t plane) {
             breach(dev, "position %u reads position %u at plane %u: another's slot", row->pos, from,
                    plane);
         }
-        if (cell->home != row->home)
-            breach(dev, "home %u reads position %u of home %u", row->home, from, cell->home);
         if (cell->plane != plane) {
             bool stands_in = plane >= first_loop && cell->plane >= first_loop &&
                              (cell->collapsed ||
@@ -257,7 +260,8 @@ static void loops(fake *dev, const eng_launch *all) {
         at->halted = model_halts(&dev->opts, at->state, at->input, row->loop + 1u, row->min_loops,
                                  row->max_loops, row->threshold);
         dev->halted[dev->kept_at[i]] = at->halted;
-        if (at->halted && at->last_slot != ENG_NO_SLOT) dev->slots[at->last_slot].halted = true;
+        if (at->halted && at->last_slot != ENG_NO_SLOT)
+            slot_at(dev, row->home, at->last_slot)->halted = true;
     }
 }
 
@@ -311,8 +315,7 @@ static void check_rows(fake *dev, const eng_launch *launch) {
             breach(dev, "row %u is wrong or twice in a launch", row->row);
         if (row->loop >= dev->opts.max_loops || row->pos >= dev->opts.max_seq_len)
             breach(dev, "loop or position out of range");
-        if (row->home > 0 && row->home >= dev->opts.n_homes)
-            breach(dev, "home %u out of range", row->home);
+        if (!is_home(dev, row->home)) breach(dev, "home %u out of range", row->home);
         for (uint32_t k = 0; k <= row->pos / ENG_BLOCK; k++) {
             if (row->blocks[k] >= dev->opts.n_blocks)
                 breach(dev, "position %u: block %u of its table is out of range", row->pos, k);
@@ -494,8 +497,10 @@ eng_backend *fake_backend_create(const fake_opts *opts) {
                                         .n_homes = opts->n_homes,
                                         .slot_bytes = 320,
                                         .block_map_bytes = (size_t)planes * ENG_BLOCK * 4};
-    dev->slots = calloc(opts->n_slots, sizeof *dev->slots);
-    dev->maps = malloc((size_t)opts->n_blocks * planes * ENG_BLOCK * sizeof *dev->maps);
+    size_t n_caches = opts->n_homes ? opts->n_homes : 1;
+    size_t map_bytes = n_caches * opts->n_blocks * planes * ENG_BLOCK * sizeof *dev->maps;
+    dev->slots = calloc(n_caches * opts->n_slots, sizeof *dev->slots);
+    dev->maps = malloc(map_bytes);
     dev->rows = calloc(opts->n_rows, sizeof *dev->rows);
     dev->halted = calloc(opts->max_launch, 1);
     dev->seen = calloc(opts->n_rows, 1);
@@ -513,7 +518,7 @@ eng_backend *fake_backend_create(const fake_opts *opts) {
         fake_close(&dev->base);
         return NULL;
     }
-    memset(dev->maps, 0xff, (size_t)opts->n_blocks * planes * ENG_BLOCK * sizeof *dev->maps);
+    memset(dev->maps, 0xff, map_bytes);
     return &dev->base;
 }
 

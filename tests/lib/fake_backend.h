@@ -27,7 +27,7 @@ typedef struct {
     uint32_t nap_us;      /* real time a launch takes */
     uint32_t max_flights; /* 1 or 2 */
     bool samples;         /* takes ENG_ROW_SAMPLE */
-    uint32_t n_homes;     /* a slot is read only by rows of the home that wrote it */
+    uint32_t n_homes;     /* each has n_slots and n_blocks of its own; 0: one cache */
 } fake_opts;
 
 /* The number of slots of n layers of the prelude or coda. */

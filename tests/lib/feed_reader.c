@@ -45,23 +45,22 @@ static uint64_t name_of(const hash128 *hash) {
     return hash->half[0] || hash->half[1] ? hash->half[1] : 0;
 }
 
-const char *feed_reader_compare(feed_reader *reader, kv_feed *feed, const scheduler *sched) {
-    const kv_cache *cache = &sched->cache;
-    const char *fault = feed_reader_take(reader, feed, UINT32_MAX);
+/* Adds the blocks of one home that are to be told, and those known to the reader. */
+static const char *compare_home(const feed_reader *reader, const scheduler *sched, uint32_t home,
+                                uint32_t *to_tell, uint32_t *known) {
+    const kv_cache *cache = &sched->caches[home];
     prefix_key plain;
     err e = {0};
-    if (fault) return fault;
     if (sched__plain_key(&sched->limits, &plain, &e) != 0) return "no plain key";
-    uint32_t to_tell = 0, known = 0;
+    plain.home = (uint16_t)home;
     for (uint32_t id = 0; id < cache->n_blocks; id++) {
         const block_content *content = &cache->contents[id];
         if (!cache->blocks[id].taken || !cache->blocks[id].cached) continue;
         uint32_t at = find(reader, name_of(&content->hash));
-        plain.home = content->key.home;
         bool tell = sched__same_key(&content->key, &plain) &&
                     (sched->limits.opts.share_cache || sched->limits.opts.max_tenants == 1);
-        to_tell += tell;
-        known += at < reader->n;
+        *to_tell += tell;
+        *known += at < reader->n;
         if (at == reader->n) continue;
         const kv_event *told = &reader->blocks[at];
         if (!tell) return "a block was told that a plain request cannot find";
@@ -69,6 +68,15 @@ const char *feed_reader_compare(feed_reader *reader, kv_feed *feed, const schedu
             told->parent != name_of(&content->parent))
             return "a block was told with other tokens or another parent";
     }
+    return NULL;
+}
+
+const char *feed_reader_compare(feed_reader *reader, kv_feed *feed, const scheduler *sched) {
+    const char *fault = feed_reader_take(reader, feed, UINT32_MAX);
+    uint32_t to_tell = 0, known = 0;
+    for (uint32_t home = 0; home < sched->n_homes && fault == NULL; home++)
+        fault = compare_home(reader, sched, home, &to_tell, &known);
+    if (fault) return fault;
     if (known != reader->n) return "the reader knows a block that is gone";
     if (to_tell - known != kv_feed_untold(feed)) return "a block is missing that is not late";
     return NULL;

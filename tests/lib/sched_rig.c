@@ -53,8 +53,10 @@ void rig_close(sched_rig *rig) {
     cr_assert(sched_sane(rig->sched, &e), "%s", e.msg);
     if (rig->sched->n_running + rig->sched->n_waiting == 0) {
         cr_assert_eq(rig->sched->n_free_rows, rig->sched->n_rows);
-        cr_assert_eq(rig->sched->cache.n_free_pages + rig->sched->cache.n_cached_pages,
-                     rig->sched->cache.n_pages);
+        for (uint32_t home = 0; home < rig->sched->n_homes; home++) {
+            const kv_cache *cache = &rig->sched->caches[home];
+            cr_assert_eq(cache->n_free_pages + cache->n_cached_pages, cache->n_pages);
+        }
     }
     sched_destroy(rig->sched);
     eng_backend_close(rig->backend);

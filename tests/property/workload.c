@@ -424,10 +424,12 @@ static void check_waits(work *load, const scheduler *sched, const sched_stats *s
 static void check_slots(work *load, const scheduler *sched, const eng_backend *backend,
                         const sched_stats *st) {
     uint64_t written = fake_backend_slots_written(backend);
-    if (st->preemptions + st->finished[SCHED_CANCELLED] > 0 || sched->cache.n_handed_out == written)
-        return;
-    fail(load, "%llu slots were handed out for %llu written",
-         (unsigned long long)sched->cache.n_handed_out, (unsigned long long)written);
+    uint64_t handed_out = 0;
+    for (uint32_t home = 0; home < sched->n_homes; home++)
+        handed_out += sched->caches[home].n_handed_out;
+    if (st->preemptions + st->finished[SCHED_CANCELLED] > 0 || handed_out == written) return;
+    fail(load, "%llu slots were handed out for %llu written", (unsigned long long)handed_out,
+         (unsigned long long)written);
 }
 
 static void fill_report(work *load, scheduler *sched, eng_backend *backend, work_report *report) {

@@ -158,12 +158,21 @@ wait "$curl_pid" || fail "the drained stream was cut"
 grep -q '\[DONE\]' "$dir/long" || fail "the drained stream has no end"
 echo "ok   8 streams on 2 ranks; SIGTERM drains and ends with 0"
 
-start 2 --rank-split sequences
-streams "$dir/at_home"
-cmp -s "$dir/alone" "$dir/at_home" || fail "8 streams differ on 2 ranks with a home for each"
+# A cache per rank, with little more room than the streams take.
+pages() { curl -s "http://127.0.0.1:$port/metrics" | sed -n 's/^vllm:cache_config_info.*,pages="\([0-9]*\)".*/\1/p'; }
+start 2 --kv-memory 256K
+pages_of_one=$(pages)
 kill -TERM "$mpirun_pid"
 ended 0 20000
-echo "ok   8 streams on 2 ranks, each with its attention on one of them"
+start 2 --rank-split sequences --kv-memory 256K
+streams "$dir/at_home"
+cmp -s "$dir/alone" "$dir/at_home" || fail "8 streams differ on 2 ranks with a home for each"
+[ "$(pages)" -eq $((2 * pages_of_one)) ] || fail "$(pages) pages on 2 ranks, $pages_of_one with columns"
+curl -s "http://127.0.0.1:$port/metrics" >"$dir/metrics"
+[ "$(grep -cE '^fathom_home_cache_pages\{.*home="[01]",state="(free|cached|used)"\}' "$dir/metrics")" -eq 6 ] || fail "no pages of each home"
+kill -TERM "$mpirun_pid"
+ended 0 20000
+echo "ok   8 streams on 2 ranks, each with its attention and its cache on one of them; together they hold twice as much"
 
 lost_rank() { # what is killed, busy or idle
     start 3

@@ -36,6 +36,7 @@ void driver_start(driver *drv, uint32_t n_seq, uint32_t n_pos) {
     for (uint32_t seq_idx = 0; seq_idx < n_seq; seq_idx++) {
         struct driver_seq *seq = &drv->seq[seq_idx];
         seq->row0 = seq_idx * DRIVER_POS;
+        seq->home = 0;
         for (uint32_t i = 0; i <= n_pos / ENG_BLOCK; i++)
             seq->blocks[i] = drv->next_block++;
         memset(seq->depth, 0, sizeof seq->depth);
@@ -49,7 +50,8 @@ static void map_slot(driver *drv, uint32_t seq_idx, uint32_t pos, uint32_t plane
                                             .slot = slot,
                                             .plane = (uint16_t)plane,
                                             .n_planes = 1,
-                                            .off = (uint8_t)(pos % ENG_BLOCK)};
+                                            .off = (uint8_t)(pos % ENG_BLOCK),
+                                            .home = (uint16_t)drv->seq[seq_idx].home};
 }
 
 static eng_row *add_row(driver *drv, uint32_t seq_idx, uint32_t pos) {
@@ -57,8 +59,11 @@ static eng_row *add_row(driver *drv, uint32_t seq_idx, uint32_t pos) {
     drv->source[drv->n_rows][0] = seq_idx;
     drv->source[drv->n_rows][1] = pos;
     eng_row *row = &drv->rows[drv->n_rows++];
-    *row = (eng_row){
-        .row = seq->row0 + pos, .pos = pos, .token = seq->ids[pos], .blocks = seq->blocks};
+    *row = (eng_row){.row = seq->row0 + pos,
+                     .pos = pos,
+                     .token = seq->ids[pos],
+                     .home = seq->home,
+                     .blocks = seq->blocks};
     return row;
 }
 

@@ -17,7 +17,7 @@ typedef struct {
     uint32_t next_slot, next_block;
     uint32_t n_seq, n_pos; /* sequences run together, positions each */
     struct driver_seq {
-        uint32_t row0, blocks[DRIVER_POS / ENG_BLOCK + 1];
+        uint32_t row0, home, blocks[DRIVER_POS / ENG_BLOCK + 1];
         uint32_t ids[DRIVER_POS];
         uint32_t depth[DRIVER_POS]; /* 0 while running */
         uint32_t last_slot[DRIVER_POS];

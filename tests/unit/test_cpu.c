@@ -326,6 +326,7 @@ Test(cpu, rows_and_edits_out_of_range_are_refused) {
         {ENG_STAGE_PRELUDE, {{.pos = drv.plan->max_seq_len, .blocks = good}}, 1},
         {ENG_STAGE_PRELUDE, {{.blocks = bad}}, 1},
         {ENG_STAGE_PRELUDE, {{.blocks = NULL}}, 1},
+        {ENG_STAGE_PRELUDE, {{.home = 1, .blocks = good}}, 1},
         {ENG_STAGE_PRELUDE, {ok, ok}, 2},
         {ENG_STAGE_PRELUDE, {ok}, in->max_launch + 1},
         {ENG_STAGE_RECURRENT, {{.loop = 6, .blocks = good}}, 1},
@@ -337,6 +338,7 @@ Test(cpu, rows_and_edits_out_of_range_are_refused) {
         {.plane = (uint16_t)in->n_planes, .n_planes = 1},
         {.off = ENG_BLOCK, .n_planes = 1},
         {.plane = 1, .n_planes = UINT16_MAX},
+        {.n_planes = 1, .home = 1},
     };
     eng_result result;
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {

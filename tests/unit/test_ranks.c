@@ -61,7 +61,7 @@ static void make_launch(eng_row rows[ROWS], eng_edit edits[2], eng_draw *draw, e
     }
     rows[4].flags = ENG_ROW_SAMPLE;
     rows[4].draw = draw;
-    edits[0] = (eng_edit){.block = 1, .slot = 2, .plane = 3, .n_planes = 4, .off = 5};
+    edits[0] = (eng_edit){.block = 1, .slot = 2, .plane = 3, .n_planes = 4, .off = 5, .home = 2};
     edits[1] = (eng_edit){.block = 6, .slot = ENG_NO_SLOT, .guarded = true, .guard = 8};
     *out = (eng_launch){ENG_STAGE_CODA, rows, ROWS, edits, 2};
 }
@@ -317,12 +317,11 @@ static eng_ranks_counts counts_of_a_loop(const model_folder *model, uint32_t n, 
     cr_assert_not_null(backend, "%s", e.msg);
     drive(&drv, model, backend);
     driver_start(&drv, 1, POSITIONS);
+    drv.seq[0].home = homes ? n - 1 : 0;
     driver_add_prelude(&drv, 0, 0, POSITIONS);
     driver_launch(&drv, ENG_STAGE_PRELUDE);
     eng_ranks_counts before = eng_ranks_read(rank_group_ranks(group));
     driver_add_loop(&drv, 0, 0, 0, POSITIONS);
-    for (uint32_t i = 0; homes && i < POSITIONS; i++)
-        drv.rows[i].home = n - 1;
     driver_launch(&drv, ENG_STAGE_RECURRENT);
     eng_ranks_counts after = eng_ranks_read(rank_group_ranks(group));
     free(drv.seq[0].logits);
@@ -347,7 +346,6 @@ Test(ranks, a_loop_receives_the_columns_of_the_others_in_two_gathers) {
     model_close(model);
 }
 
-/* The prelude of these rows ran on rank 0, so their loop reads other keys; only counts matter. */
 Test(ranks, rows_at_home_on_another_rank_are_received_once_more_in_a_third_gather) {
     enum { PADDING = 16 }; /* of a row of the stream */
     model_folder *model = open_model("tests/golden/cases/mla");

@@ -53,8 +53,8 @@ Test(sched_ahead, a_sequence_alone_never_leaves_the_device_idle_between_its_loop
 
 static uint32_t spare_slots(const sched_rig *rig) {
     uint32_t n = 0;
-    for (uint32_t k = 0; k < rig->sched->cache.n_blocks; k++)
-        n += rig->sched->cache.blocks[k].taken ? rig->sched->cache.blocks[k].n_spare : 0;
+    for (uint32_t k = 0; k < rig->sched->caches[0].n_blocks; k++)
+        n += rig->sched->caches[0].blocks[k].taken ? rig->sched->caches[0].blocks[k].n_spare : 0;
     return n;
 }
 
@@ -71,7 +71,7 @@ Test(sched_ahead, the_slot_of_a_row_left_out_is_given_back_and_used_again) {
             uint32_t now = spare_slots(&rig);
             most = now > most ? now : most;
             if (rig.sched->n_out > 0) continue;
-            cr_assert_eq(rig.sched->cache.n_used, fake_backend_slots_written(rig.backend),
+            cr_assert_eq(rig.sched->caches[0].n_used, fake_backend_slots_written(rig.backend),
                          "a slot for each executed loop, and no other");
         }
         cr_assert_gt(most, 0);
