@@ -63,6 +63,7 @@ static void free_cohort(scheduler *sched, cohort *coh) {
     *(coh->after ? &coh->after->before : &seq->last) = coh->before;
     give_rows(sched, coh->first_row);
     sched__tenant_of(sched, seq)->n_rows -= coh->n_rows;
+    sched->home_rows[seq->prefix_key.home] -= coh->n_rows;
     sched->n_decode_rows -= coh->decode;
     coh->owner = NULL;
     coh->after = sched->free_cohort;
@@ -115,6 +116,7 @@ static void start_cohort(scheduler *sched, sequence *seq) {
     coh->list = coh->decode ? LIST_DECODE : LIST_PROMPT;
     sched->n_decode_rows += coh->decode;
     sched__tenant_of(sched, seq)->n_rows += n;
+    sched->home_rows[seq->prefix_key.home] += n;
     coh->first_row = coh->coda_row = take_rows(sched, n, seq->next_start);
     list_init(&coh->loop_link);
     list_init(&coh->stage_link);
@@ -187,15 +189,21 @@ static bool start_overdue(scheduler *sched) {
     }
 }
 
-/* Prompts in turn, the tenant least served first. */
+static bool starts_before(const scheduler *sched, const sequence *seq, const sequence *other) {
+    const sched_tenant *x = sched__tenant_of(sched, seq), *y = sched__tenant_of(sched, other);
+    if (x != y) return x->served < y->served;
+    return sched->home_rows[seq->prefix_key.home] < sched->home_rows[other->prefix_key.home];
+}
+
+/* Prompts in turn, the tenant least served first, and of a tenant the home with the fewest rows, so
+ * that homes run their chunks together. */
 static sequence *next_prompt(const scheduler *sched) {
     const list_link *list = &sched->want_prompt;
     sequence *best = first_of(list);
-    if (sched->n_tenants == 1) return best;
+    if (sched->n_tenants == 1 && sched->n_homes == 1) return best;
     for (list_link *link = list->next; link != list; link = link->next) {
         sequence *seq = OWNER_OF(link, sequence, start_link);
-        const sched_tenant *tenant = sched__tenant_of(sched, seq);
-        if (tenant->served < sched__tenant_of(sched, best)->served) best = seq;
+        if (starts_before(sched, seq, best)) best = seq;
     }
     return best;
 }

@@ -8,6 +8,7 @@
 #include "scheduler/scheduler_internal.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static int flight_init(scheduler *sched, flight *fl, err *e) {
     fl->picks = array_new(sched->max_rows, sizeof *fl->picks);
@@ -48,6 +49,7 @@ flight *sched__new_flight(scheduler *sched, eng_stage stage) {
     next->stage = stage;
     next->n_picks = next->n_rows = next->n_edits = next->n_draws = next->n_left_out = 0;
     next->n_last_loop = next->n_may_halt = next->n_heads = 0;
+    memset(next->home_rows, 0, sizeof next->home_rows);
     return next;
 }
 

@@ -32,22 +32,39 @@ static bool rule_holds(const flight *next, const cohort *coh) {
            (ready == IF_BEFORE_RUNS && sched__is_picked(next, nearest_looping(coh)));
 }
 
-static void pick(flight *next, cohort *coh) {
-    sched__pick(next, coh, coh->first_row, coh->n_rows);
+static uint32_t home_of(const cohort *coh) {
+    return coh->owner->prefix_key.home;
 }
 
-/* Picks from one list, front first, up to `room` rows. Returns the rows taken. */
-static uint32_t pick_from(const scheduler *sched, flight *next, list_link *list, uint32_t room) {
+static void pick(flight *next, cohort *coh) {
+    sched__pick(next, coh, coh->first_row, coh->n_rows);
+    next->home_rows[home_of(coh)] += coh->n_live + coh->n_tail;
+}
+
+/* Picks from one list, front first, up to `room` rows, and of a home's second and later cohorts up
+ * to `each` rows of the home. Returns the rows taken. */
+static uint32_t pick_up_to(const scheduler *sched, flight *next, list_link *list, uint32_t room,
+                           uint32_t each) {
     uint32_t taken = 0;
     for (list_link *link = list->next; link != list && taken < room; link = link->next) {
         cohort *coh = OWNER_OF(link, cohort, loop_link);
-        uint32_t n = coh->n_live + coh->n_tail;
+        uint32_t n = coh->n_live + coh->n_tail, here = next->home_rows[home_of(coh)];
         if (sched__is_picked(next, coh) || taken + n > room || sits_out(sched, coh)) continue;
+        if (here > 0 && here + n > each) continue;
         if (!rule_holds(next, coh)) continue;
         pick(next, coh);
         taken += n;
     }
     return taken;
+}
+
+/* The attention of a launch takes as long as that of its fullest home. So each home has its part of
+ * the launch first, and what then is free goes to any. */
+static uint32_t pick_from(const scheduler *sched, flight *next, list_link *list, uint32_t room) {
+    uint32_t taken = 0;
+    if (sched->n_homes > 1)
+        taken = pick_up_to(sched, next, list, room, sched->max_rows / sched->n_homes);
+    return taken + pick_up_to(sched, next, list, room - taken, UINT32_MAX);
 }
 
 static uint32_t longest_wait(const scheduler *sched) {

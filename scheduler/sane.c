@@ -179,6 +179,7 @@ static bool clock_sane(const cohort *coh, err *e) {
 static bool rows_sane(const scheduler *sched, uint8_t *seen, err *e) {
     memset(seen, 0, sched->n_rows);
     uint32_t n_free = 0, live = 0, tail = 0, parked = 0, coda = 0, prelude = 0, decode = 0;
+    uint32_t at_home[ENG_MOST_HOMES] = {0};
     for (uint32_t row = sched->free_row; row != NONE && n_free <= sched->n_rows;
          row = sched->rows[row].next) {
         MUST(seen[row]++ == 0 && sched->rows[row].state == ROW_FREE,
@@ -198,6 +199,7 @@ static bool rows_sane(const scheduler *sched, uint8_t *seen, err *e) {
                 loop = coh->next_loop;
             }
             decode += coh->decode;
+            at_home[seq->prefix_key.home] += coh->n_rows;
             bool before = !coh->looping && coh->next_loop == 0;
             live += coh->looping ? coh->n_live : 0;
             tail += coh->looping && !coh->parked ? coh->n_tail : 0;
@@ -214,6 +216,7 @@ static bool rows_sane(const scheduler *sched, uint8_t *seen, err *e) {
     MUST(live == sched->n_looping_live && tail == sched->n_looping_tail &&
              parked == sched->n_parked,
          "looping rows are miscounted");
+    MUST(memcmp(at_home, sched->home_rows, sizeof at_home) == 0, "rows of homes are miscounted");
     MUST(decode == sched->n_decode_rows, "%u rows decode, %u counted", decode,
          sched->n_decode_rows);
     MUST(prelude == sched->n_to_prelude && coda == sched->n_to_coda, "waiting rows are miscounted");

@@ -112,6 +112,7 @@ struct flight {
     uint32_t n_last_loop; /* recurrent: live rows in their last loop */
     uint32_t n_may_halt;  /* recurrent: cohorts of one live row, which may halt before that */
     uint32_t n_heads;     /* coda: rows with logits or a sampled token */
+    uint32_t home_rows[ENG_MOST_HOMES]; /* recurrent: rows picked of each home */
 };
 
 /* ---- ahead.c ---- */
@@ -174,6 +175,7 @@ struct scheduler {
     loop_sums loops_left;                  /* of all sequences */
     uint32_t n_homes;                      /* of the backend, at least 1 */
     uint32_t home_running[ENG_MOST_HOMES]; /* running sequences of each home */
+    uint32_t home_rows[ENG_MOST_HOMES];    /* rows held by them */
     uint64_t epoch; /* counts events that may make room or finish a block, from 1 */
     list_link want_decode, want_prompt; /* of sequence.start_link */
 

@@ -72,7 +72,8 @@ typedef struct {
     eng_choice *choices;
     eng_sampler *sampler;
     uint64_t *hidden, *sum;
-    uint64_t launches, codas, schedule, written, idle_loops, left_out, logits_given, choices_given;
+    uint64_t launches, codas, schedule, written, idle_loops, left_out, logits_given, choices_given,
+        fullest_rows;
     uint32_t n_logits, n_choices, n_ran;
     char breach[200];
 } fake;
@@ -303,8 +304,18 @@ static void coda(fake *dev, const eng_launch *launch) {
     dev->choices_given += dev->n_choices;
 }
 
+static void count_fullest(fake *dev, const eng_launch *launch) {
+    uint32_t rows[ENG_MOST_HOMES] = {0}, most = 0;
+    for (uint32_t i = 0; i < launch->n_rows; i++) {
+        uint32_t n = ++rows[launch->rows[i].home % ENG_MOST_HOMES];
+        most = n > most ? n : most;
+    }
+    if (launch->stage == ENG_STAGE_RECURRENT) dev->fullest_rows += most;
+}
+
 static void check_rows(fake *dev, const eng_launch *launch) {
     memset(dev->seen, 0, dev->opts.n_rows);
+    count_fullest(dev, launch);
     if (launch->n_rows == 0 || launch->n_rows > dev->opts.max_launch)
         breach(dev, "a launch of %u rows", launch->n_rows);
     dev->schedule = mix(dev->schedule, launch->stage);
@@ -540,6 +551,9 @@ uint64_t fake_backend_idle_loops(const eng_backend *backend) {
 }
 uint64_t fake_backend_left_out(const eng_backend *backend) {
     return ((const fake *)backend)->left_out;
+}
+uint64_t fake_backend_fullest_rows(const eng_backend *backend) {
+    return ((const fake *)backend)->fullest_rows;
 }
 uint64_t fake_backend_logits(const eng_backend *backend) {
     return ((const fake *)backend)->logits_given;

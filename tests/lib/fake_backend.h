@@ -51,6 +51,8 @@ uint64_t fake_backend_slots_written(const eng_backend *backend);
 /* Recurrent launches beyond loop 0, started while no launch was in flight. */
 uint64_t fake_backend_idle_loops(const eng_backend *backend);
 uint64_t fake_backend_left_out(const eng_backend *backend); /* guarded rows */
+/* Rows of the fullest home, summed over recurrent launches. */
+uint64_t fake_backend_fullest_rows(const eng_backend *backend);
 /* Rows with logits, and rows with a token, from codas. */
 uint64_t fake_backend_logits(const eng_backend *backend);
 uint64_t fake_backend_choices(const eng_backend *backend);

@@ -5,6 +5,7 @@
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
+#include <stdio.h>
 
 TestSuite(sched_homes, .fini = fail_on_leaks, .timeout = HANGS_S);
 
@@ -181,4 +182,28 @@ Test(sched_homes, what_fits_no_single_home_is_refused) {
     rig_finish(&rig);
     cr_expect_eq(rig.out[id].n, 1);
     rig_close(&rig);
+}
+
+/* The attention of a launch takes as long as that of its fullest home. The homes have equal
+ * sequences, with more rows than a launch takes. */
+Test(sched_homes, a_launch_has_about_as_many_rows_of_each_home) {
+    for (uint32_t n = 2; n <= 4; n++) {
+        fake_opts fake;
+        fake_opts_default(&fake);
+        fake.n_homes = n;
+        fake.n_rows = 2048;
+        sched_opts opts = rig_opts(KV_EXACT);
+        opts.chunk = ENG_BLOCK;
+        opts.max_rows = 4 * n * ENG_BLOCK;
+        sched_rig rig = rig_open(&fake, &opts);
+        for (uint32_t i = 0; i < 6 * n; i++)
+            (void)send(&rig, 0, 288, 4, i);
+        rig_finish(&rig);
+        const sched_stats *stats = rig_stats(&rig);
+        double rows = (double)stats->launch_rows[ENG_STAGE_RECURRENT];
+        double share = (double)fake_backend_fullest_rows(rig.backend) * n / rows;
+        printf("%u homes: the fullest has %.2f of an equal part\n", n, share);
+        cr_expect_lt(share, 1.3);
+        rig_close(&rig);
+    }
 }
