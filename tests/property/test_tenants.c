@@ -161,6 +161,28 @@ Test(tenants, beside_a_greedy_tenant_another_keeps_half_of_its_speed_and_twice_i
     }
 }
 
+/* Pages for a third of what the greedy tenant could use, at one home or divided between several. */
+Test(tenants, beside_a_greedy_tenant_another_has_as_much_of_few_pages_on_several_homes) {
+    static const uint32_t lanes[] = {1, 4, 16};
+    for (size_t i = 0; i < ARRAY_LEN(lanes); i++) {
+        ratios one = {0};
+        for (uint32_t homes = 1; homes <= 4; homes++) {
+            fake_opts fake = machine();
+            sched_opts opts = two_tenants();
+            fake.n_homes = homes;
+            fake.n_blocks = 120 / homes;
+            fake.n_slots = 60 / homes * ENG_BLOCK * fake_planes(&fake, fake.max_loops);
+            ratios ratio = beside(&fake, &opts, lanes[i], PROMPT);
+            fprintf(stderr, "%2u at once, %u homes: speed %.2f, first token %.2f, longest %.2f\n",
+                    lanes[i], homes, ratio.speed, ratio.first, ratio.worst);
+            if (homes == 1) one = ratio;
+            cr_expect_geq(ratio.speed, 0.4);
+            cr_expect_geq(ratio.speed, 0.9 * one.speed);
+            cr_expect_leq(ratio.first, 1.3 * one.first);
+        }
+    }
+}
+
 Test(tenants, weights_share_the_machine_as_they_say) {
     static const uint32_t weights[] = {1, 3};
     fake_opts fake = machine();
