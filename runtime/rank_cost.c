@@ -62,6 +62,14 @@ double rank__hidden(const model_plan *plan, ffn_kind kind) {
     return (double)plan->n_experts_per_tok * plan->expert_dim * (1 + plan->n_shared_experts);
 }
 
+/* Parts of all outputs may go to every rank. Or they are dealt out, each rank sums its columns, and
+ * a second exchange brings the sums: fewer bytes from three ranks on. */
+static bool deals(const rank_device *device, const rank__way *way, double dim) {
+    double other = way->others / (way->others + 1);
+    double saved = way->all * (way->others - 2 * other) * dim * device->sum_bytes;
+    return saved / (device->link_gbs * 1e3) > device->exchange_us;
+}
+
 /* The exchanges of one layer. By sequence, the rows go to all ranks first: the stream, to which
  * each rank adds its columns in the order of one process, or only its norm if parts are summed
  * anyway. With sums of parts the hidden values do not move. */
@@ -79,6 +87,7 @@ static void add_exchange(const rank_plan *rp, const rank__way *way, double layer
     if (!way->sums) exchanges++, bytes += way->all * other * hidden * device->act_bytes;
     exchanges++;
     double sums = way->sums ? way->others : other;
+    if (way->sums && !way->by_sequence && deals(device, way, dim)) exchanges++, sums = 2 * other;
     bytes += (way->by_sequence ? way->own : way->all) * sums * dim * device->sum_bytes;
     cost->exchanges += exchanges * (uint32_t)layers;
     cost->received += bytes * layers;

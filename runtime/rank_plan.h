@@ -31,7 +31,8 @@ const rank_device *rank_device_find(const char *name);
 
 /* Ways to divide a model between the ranks.
  *   COLUMNS        feed-forward and head by output columns; attention and cache on every rank
- *   ORDERED_SUM    the same, but the down products by input columns: sums of parts in rank order
+ *   ORDERED_SUM    the same, but the down products by input columns: sums of parts in rank order,
+ *                  parts sent to all ranks or dealt out, whichever is sooner
  *   SEQUENCES      attention, row states and cache by sequence; feed-forward as COLUMNS
  *   SEQUENCES_SUM  attention, row states and cache by sequence; feed-forward as ORDERED_SUM
  *   REPLICAS       no ranks: so many independent copies of the model, each with its part of rows
