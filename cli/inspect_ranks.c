@@ -149,7 +149,9 @@ void inspect_ranks_text(buf *out, const rank_plan *rp, const char *name, double 
     put_splits(out, rp, "a loop takes, us", LOOP_US, depth);
     put_splits(out, rp, "tokens/s", TOKENS_PER_S, depth);
     if (rp->ranks > 1)
-        buf_puts(out, "  (columns and sequences give the bits of one rank; sums are not built)\n");
+        buf_puts(out,
+                 "  (columns and sequences give the bits of one rank; ordered sum is for CUDA, "
+                 "sequences with sums are not built)\n");
     buf_puts(out, "  (-: weights and the cache of so many rows do not fit)\n");
 }
 

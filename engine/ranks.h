@@ -2,7 +2,8 @@
  *
  * The products of the feed-forward layers and the head are divided by output columns: a rank
  * computes its columns of all rows, and a gather gives every rank all columns. Everything else runs
- * on every rank. No sum crosses ranks, so an element has the bits it has in one process.
+ * on every rank. No sum crosses ranks, so an element has the bits it has in one process. (CUDA may
+ * be told to sum over ranks: FATHOM_CUDA_RANKS_SPLIT in engine/cuda/README.md.)
  *
  * Rank 0 schedules. Its backend, wrapped by eng_ranks_wrap, sends each launch to the followers
  * before running it; a follower stays in eng_ranks_follow until rank 0 closes its backend. All

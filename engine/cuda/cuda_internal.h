@@ -281,8 +281,8 @@ uint32_t eng__cuda_max_blocks(const cu_backend *cuda); /* of a product, worth st
 cudaError_t eng__cuda_dense_ffn(cu_backend *cuda, const cu_layer *layer, ffn_kind ffn,
                                 uint32_t rows);
 /* act -> parts [rows][n_parts][D]. The always-on experts are groups like the others, or at many
- * rows two dense products, summed as the last part. With ranks *n_parts is 0: the last core layer
- * has added its parts to x, the others have left their sum in delta. */
+ * rows two dense products, summed as the last part. With ranks by columns *n_parts is 0: the last
+ * core layer has added its parts to x, the others have left their sum in delta. By sums it is 1. */
 cudaError_t eng__cuda_experts(cu_backend *cuda, const cu_layer *layer, uint32_t rows,
                               uint32_t *n_parts);
 uint32_t eng__cuda_expert_lines(const cu_backend *cuda); /* most lines of hidden values of a row */
@@ -290,14 +290,22 @@ uint32_t eng__cuda_expert_lines(const cu_backend *cuda); /* most lines of hidden
  *
  * A product divided by its outputs writes this rank's columns, line by line, into its parcel. A
  * gather fills the parcels of the other ranks and spreads all of them to the place where the next
- * kernel reads whole lines. Without ranks a product writes there at once. */
+ * kernel reads whole lines. Without ranks a product writes there at once.
+ *
+ * With sums in rank order (FATHOM_CUDA_RANKS_SPLIT) hidden values stay with their rank, which has
+ * the inputs of a down product that meet them, so a part of every output: see cu_ranks_sum. */
 typedef struct {
     void *to;                                      /* [lines][ld] */
+    bool stay;                                     /* own columns only, and no gather */
     uint32_t lines, ld, columns, unit, item_bytes; /* widths in items */
 } cu_columns;
 /* The columns that are this rank's; all of them without ranks. */
 eng_share eng__cuda_share(const cu_backend *cuda, uint32_t columns, uint32_t unit);
-/* Lines of hidden values; lines of floats. */
+/* The hidden values, of `width`, that are this rank's. */
+eng_share eng__cuda_share_hidden(const cu_backend *cuda, uint32_t width);
+/* Whether down products are divided by their inputs, and their parts summed in rank order. */
+bool eng__cuda_sums(const cu_backend *cuda);
+/* Lines of hidden values, of all ranks or, if they stay, of this one; lines of floats. */
 cu_columns eng__cuda_columns_hidden(const cu_backend *cuda, uint32_t width, uint32_t lines);
 cu_columns eng__cuda_columns_floats(float *to, uint32_t columns, uint32_t lines);
 /* Where a product writes its columns of line 0, and the items from line to line. */
@@ -305,8 +313,21 @@ void *eng__cuda_own(const cu_backend *cuda, const cu_columns *cols, uint32_t *ld
 /* Queues the gather of a product's columns, and their spreading; nothing without ranks. Every rank
  * queues the same ones in the same order. */
 cudaError_t eng__cuda_gather(cu_backend *cuda, const char *name, const cu_columns *cols);
-/* Finds the other ranks and a carrier, as opts.ranks and FATHOM_CUDA_RANKS say. Every rank calls it
- * at the same time. Decides about graphs. */
+/* A sum over ranks: each has the parts of the outputs that its hidden values give. */
+typedef struct {
+    const float *parts;     /* [rows][n_parts][dim]; nothing if the rank has no hidden values */
+    float *to;              /* [rows][dim] their sums on every rank; may be `parts` */
+    uint32_t n_parts, rows; /* rows: capacity */
+    uint32_t hidden;        /* hidden values of all ranks */
+} cu_ranks_sum;
+/* Queues the exchange of all ranks' parts, and their sums: this rank's parts of a row in their
+ * order, then the ranks' in theirs. With sums only. Every rank queues the same ones in the same
+ * order. */
+cudaError_t eng__cuda_sum(cu_backend *cuda, const cu_ranks_sum *sum);
+/* Where one part of each row is best written: [rows][dim]. It may be work.delta. */
+float *eng__cuda_parts_place(const cu_backend *cuda, uint32_t rows);
+/* Finds the other ranks, a carrier and the split, as opts.ranks, FATHOM_CUDA_RANKS and
+ * FATHOM_CUDA_RANKS_SPLIT say. Every rank calls it at the same time. Decides about graphs. */
 int eng__cuda_ranks_open(cu_backend *cuda, err *e) WARN_UNUSED;
 void eng__cuda_ranks_close(cu_backend *cuda);
 /* Bytes of the parcels of all ranks, for the largest gather; 0 without ranks. */

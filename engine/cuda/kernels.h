@@ -448,6 +448,33 @@ typedef struct {
 } cu_join_args;
 cudaError_t cu_join_parts(cudaStream_t stream, const cu_join_args *args, uint32_t rows);
 
+/* Sums the parts [rows][n_parts][dim] of a row in their order, and leaves the columns of rank r,
+ * line behind line, in parcel r of `to`; those of this rank in `own`. */
+typedef struct {
+    const void *desc;
+    cu_stamp *stamp;
+    const float *parts;
+    void *to;
+    float *own;
+    uint64_t parcel_bytes;
+    uint32_t n_parts, dim, rank, ranks;
+    uint32_t first[CU_MAX_RANKS + 1]; /* column of rank r; behind the last rank, dim */
+} cu_deal_args;
+cudaError_t cu_deal_parts(cudaStream_t stream, const cu_deal_args *args, uint32_t rows);
+
+/* to [rows][width] = the sum of n parcels [rows][width], in the order given. */
+typedef struct {
+    const void *desc;
+    cu_stamp *stamp;
+    const void *parcels;
+    uint64_t parcel_bytes;
+    float *to;
+    uint32_t width, n;
+    uint8_t parcel[CU_MAX_RANKS]; /* their numbers */
+} cu_sum_args;
+/* Starts as cu_spread does. */
+cudaError_t cu_sum_parcels(cudaStream_t stream, const cu_sum_args *args, uint32_t rows);
+
 /* ---- experts ---- */
 
 typedef struct {

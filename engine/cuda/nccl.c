@@ -15,9 +15,16 @@ bool eng__nccl_load(cu_nccl *nccl) {
         void *to;
         const char *name;
     } wanted[] = {
-        {&nccl->version, "ncclGetVersion"},  {&nccl->make_id, "ncclGetUniqueId"},
-        {&nccl->init, "ncclCommInitRank"},   {&nccl->all_gather, "ncclAllGather"},
-        {&nccl->destroy, "ncclCommDestroy"}, {&nccl->abort, "ncclCommAbort"},
+        {&nccl->version, "ncclGetVersion"},
+        {&nccl->make_id, "ncclGetUniqueId"},
+        {&nccl->init, "ncclCommInitRank"},
+        {&nccl->all_gather, "ncclAllGather"},
+        {&nccl->send, "ncclSend"},
+        {&nccl->receive, "ncclRecv"},
+        {&nccl->group_start, "ncclGroupStart"},
+        {&nccl->group_end, "ncclGroupEnd"},
+        {&nccl->destroy, "ncclCommDestroy"},
+        {&nccl->abort, "ncclCommAbort"},
         {&nccl->why, "ncclGetErrorString"},
     };
     void *library = dlopen(CU_NCCL_LIBRARY, RTLD_NOW | RTLD_LOCAL);
@@ -54,6 +61,30 @@ const char *eng__nccl_gather(const cu_nccl *nccl, void *parcels, size_t parcel_b
                              cudaStream_t stream) {
     const void *own = (const char *)parcels + rank * parcel_bytes;
     int rc = nccl->all_gather(own, parcels, parcel_bytes, NCCL_INT8, nccl->comm, stream);
+    return rc == 0 ? NULL : nccl->why(rc);
+}
+
+/* A send and a receive of one peer. The first refusal is in *rc. */
+static void with_peer(const cu_nccl *nccl, const void *sent, size_t sent_bytes, void *came,
+                      size_t came_bytes, uint32_t peer, cudaStream_t stream, int *rc) {
+    if (*rc == 0 && sent_bytes)
+        *rc = nccl->send(sent, sent_bytes, NCCL_INT8, (int)peer, nccl->comm, stream);
+    if (*rc == 0 && came_bytes)
+        *rc = nccl->receive(came, came_bytes, NCCL_INT8, (int)peer, nccl->comm, stream);
+}
+
+const char *eng__nccl_exchange(const cu_nccl *nccl, const void *sent, const size_t *sent_bytes,
+                               void *came, const size_t *came_bytes, size_t parcel_bytes,
+                               uint32_t rank, uint32_t n, cudaStream_t stream) {
+    int rc = nccl->group_start();
+    if (rc != 0) return nccl->why(rc);
+    for (uint32_t peer = 0; peer < n; peer++) {
+        if (peer == rank) continue;
+        with_peer(nccl, (const char *)sent + peer * parcel_bytes, sent_bytes[peer],
+                  (char *)came + peer * parcel_bytes, came_bytes[peer], peer, stream, &rc);
+    }
+    int ended = nccl->group_end(); /* always: a group left open would take in later calls */
+    if (rc == 0) rc = ended;
     return rc == 0 ? NULL : nccl->why(rc);
 }
 

@@ -19,6 +19,10 @@ typedef struct cu_nccl {
     int (*init)(void **comm, int ranks, cu_nccl_id id, int rank);
     int (*all_gather)(const void *own, void *all, size_t count, int type, void *comm,
                       cudaStream_t stream);
+    int (*send)(const void *from, size_t count, int type, int to, void *comm, cudaStream_t stream);
+    int (*receive)(void *to, size_t count, int type, int from, void *comm, cudaStream_t stream);
+    int (*group_start)(void);
+    int (*group_end)(void);
     int (*destroy)(void *comm);
     int (*abort)(void *comm);
     const char *(*why)(int rc);
@@ -37,6 +41,12 @@ int eng__nccl_open(cu_nccl *nccl, const cu_nccl_id *id, uint32_t rank, uint32_t 
 /* Queues a gather: parcel r of `parcels` comes from rank r. NULL, or why it was refused. */
 const char *eng__nccl_gather(const cu_nccl *nccl, void *parcels, size_t parcel_bytes, uint32_t rank,
                              cudaStream_t stream);
+/* Queues an exchange between all ranks but this one: parcel r of `sent`, of sent_bytes[r] bytes,
+ * goes to rank r, and parcel r of `came` comes from there. Nothing goes where bytes are 0. NULL, or
+ * why it was refused. */
+const char *eng__nccl_exchange(const cu_nccl *nccl, const void *sent, const size_t *sent_bytes,
+                               void *came, const size_t *came_bytes, size_t parcel_bytes,
+                               uint32_t rank, uint32_t n, cudaStream_t stream);
 /* Without `orderly` it waits for no other rank, and breaks off gathers on their way. Does nothing
  * without a communicator. */
 void eng__nccl_close(cu_nccl *nccl, bool orderly);

@@ -169,6 +169,16 @@ static cudaError_t join_parts(cu_backend *cuda, uint32_t n_parts, bool last, uin
     return rc;
 }
 
+/* With sums: this rank's parts of all outputs -> parts [rows][1][dim]. */
+static cudaError_t sum_parts(cu_backend *cuda, uint32_t n_parts, uint32_t rows) {
+    cu_ranks_sum sum = {.parts = cuda->work.parts,
+                        .to = cuda->work.parts,
+                        .n_parts = n_parts,
+                        .rows = rows,
+                        .hidden = cuda->expert_ld};
+    return eng__cuda_sum(cuda, &sum);
+}
+
 uint32_t eng__cuda_expert_lines(const cu_backend *cuda) {
     uint32_t groups = cuda->plan.n_experts_per_tok + cuda->groups_shared;
     return groups + (cuda->blas_rows < UINT32_MAX && cuda->groups_shared > 0);
@@ -196,7 +206,7 @@ cudaError_t eng__cuda_experts(cu_backend *cuda, const cu_layer *layer, uint32_t 
     out.map = CU_MAP_OUT;
     out.store = CU_STORE_F32;
     out.x = work->hidden;
-    out.ldx = cuda->expert_ld;
+    out.ldx = hidden.ld;
     out.y = work->parts;
     out.ldy = out.n;
     cu_mat wide = layer->shared_gate_up;
@@ -213,28 +223,40 @@ cudaError_t eng__cuda_experts(cu_backend *cuda, const cu_layer *layer, uint32_t 
     STEP(rc, expert_mm(cuda, "expert_down", &out, rows));
     if (dense)
         STEP(rc, eng__cuda_product(cuda, "shared_down", &layer->shared_down, CU_STORE_F32,
-                                   (uint8_t *)work->hidden + behind * cuda->expert_ld,
+                                   (uint8_t *)work->hidden + behind * hidden.ld,
                                    work->parts + (size_t)moe.top_k * out.ldy,
                                    moe.parts_per_row * out.ldy, rows));
-    *n_parts = cuda->ranks ? 0 : moe.parts_per_row;
-    if (cuda->ranks) STEP(rc, join_parts(cuda, moe.parts_per_row, last, rows));
+    *n_parts = !cuda->ranks ? moe.parts_per_row : eng__cuda_sums(cuda) ? 1 : 0;
+    if (eng__cuda_sums(cuda)) STEP(rc, sum_parts(cuda, moe.parts_per_row, rows));
+    else if (cuda->ranks) STEP(rc, join_parts(cuda, moe.parts_per_row, last, rows));
+    return rc;
+}
+
+/* hidden -> delta. */
+static cudaError_t dense_down(cu_backend *cuda, const cu_layer *layer, uint32_t rows) {
+    cu_scratch *work = &cuda->work;
+    cu_columns delta = eng__cuda_columns_floats(work->delta, cuda->plan.dim, rows);
+    uint32_t ld = cuda->plan.dim;
+    bool sums = eng__cuda_sums(cuda);
+    float *own = sums ? eng__cuda_parts_place(cuda, rows) : eng__cuda_own(cuda, &delta, &ld);
+    cudaError_t rc =
+        eng__cuda_product(cuda, "down", &layer->down, CU_STORE_F32, work->hidden, own, ld, rows);
+    cu_ranks_sum sum = {
+        .parts = own, .to = work->delta, .n_parts = 1, .rows = rows, .hidden = cuda->dense_ld};
+    STEP(rc, sums ? eng__cuda_sum(cuda, &sum) : eng__cuda_gather(cuda, "gather_down", &delta));
     return rc;
 }
 
 cudaError_t eng__cuda_dense_ffn(cu_backend *cuda, const cu_layer *layer, ffn_kind ffn,
                                 uint32_t rows) {
     bool gated = ffn == FFN_SWIGLU;
-    cu_columns hidden = eng__cuda_columns_hidden(cuda, cuda->dense_ld, rows),
-               delta = eng__cuda_columns_floats(cuda->work.delta, cuda->plan.dim, rows);
+    cu_columns hidden = eng__cuda_columns_hidden(cuda, cuda->dense_ld, rows);
     uint32_t ld;
     void *own = eng__cuda_own(cuda, &hidden, &ld);
     cudaError_t rc =
         eng__cuda_product(cuda, gated ? "gate_up" : "up", &layer->gate_up,
                           gated ? CU_STORE_SILU : CU_STORE_RELU2, cuda->work.act, own, ld, rows);
     STEP(rc, eng__cuda_gather(cuda, "gather_gate_up", &hidden));
-    own = eng__cuda_own(cuda, &delta, &ld);
-    STEP(rc, eng__cuda_product(cuda, "down", &layer->down, CU_STORE_F32, cuda->work.hidden, own, ld,
-                               rows));
-    STEP(rc, eng__cuda_gather(cuda, "gather_down", &delta));
+    STEP(rc, dense_down(cuda, layer, rows));
     return rc;
 }

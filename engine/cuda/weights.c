@@ -79,12 +79,14 @@ static int put_gate_up(cu_uploader *upload, const model_tensor *gate, const mode
     return 0;
 }
 
-/* Rows `own` of a tensor [n][k], zeros from n on, and as many as fill the last tile. */
-static int put_rows(cu_uploader *upload, const model_tensor *tensor, eng_share own, uint32_t k,
+/* Rows `own` of a tensor [n][k], of them columns `cols`; zeros from n and k on, and as many as fill
+ * the last tile. */
+static int put_rows(cu_uploader *upload, const model_tensor *tensor, eng_share own, eng_share cols,
                     err *e) {
     uint32_t n = (uint32_t)tensor->shape[0], end = own.last < n ? own.last : n;
+    uint32_t k = (uint32_t)tensor->shape[1], last = cols.last < k ? cols.last : k;
     for (uint32_t row = own.first; row < end; row++) {
-        if (eng__up_row(upload, tensor, row, 0, k, e) != 0) return -1;
+        if (eng__up_row(upload, tensor, row, cols.first, last - cols.first, e) != 0) return -1;
     }
     uint32_t there = end > own.first ? end - own.first : 0;
     return eng__up_zeros(upload, cu_round(own.last - own.first, CU_MM_ROWS) - there, e);
@@ -94,15 +96,33 @@ static int put_rows(cu_uploader *upload, const model_tensor *tensor, eng_share o
 static int upload_own(cu_uploader *upload, cu_mat *mat, const model_tensor *tensor, err *e) {
     uint32_t n = (uint32_t)tensor->shape[0], k = (uint32_t)tensor->shape[1];
     eng_share own = eng__cuda_share(upload->cuda, n, ENG_RANKS_OUT);
-    if (begin_own(upload, mat, 1, n, own, k, e) != 0 || put_rows(upload, tensor, own, k, e) != 0)
+    if (begin_own(upload, mat, 1, n, own, k, e) != 0 ||
+        put_rows(upload, tensor, own, (eng_share){0, k}, e) != 0)
         return -1;
     return eng__up_flush(upload, e);
 }
 
-/* The hidden values of a layer, of `padded`, that this rank computes. */
-static eng_share own_hidden(const cu_uploader *upload, uint32_t padded) {
-    return eng__cuda_share(upload->cuda, padded, ENG_RANKS_HIDDEN);
+/* This rank's part of a down matrix [dim][k], k padded. By columns: the rows of its outputs, with
+ * all inputs. With sums: all rows, with the inputs that are its hidden values. */
+typedef struct {
+    eng_share rows, cols;
+} down_part;
+static down_part own_down(const cu_uploader *upload, uint32_t padded) {
+    const cu_backend *cuda = upload->cuda;
+    uint32_t dim = cuda->plan.dim;
+    if (!eng__cuda_sums(cuda))
+        return (down_part){eng__cuda_share(cuda, dim, ENG_RANKS_OUT), {0, padded}};
+    eng_share cols = eng__cuda_share_hidden(cuda, padded);
+    return (down_part){{0, cols.last > cols.first ? dim : 0}, cols};
 }
+
+/* This rank's part of `count` down matrices, its columns `groups` times side by side. */
+static int begin_down(cu_uploader *upload, cu_mat *mat, uint32_t count, down_part own,
+                      uint32_t groups, err *e) {
+    return begin_own(upload, mat, count, upload->cuda->plan.dim, own.rows,
+                     groups * (own.cols.last - own.cols.first), e);
+}
+
 /* The same in rows of a matrix with a gate for each. */
 static eng_share with_gates(eng_share hidden) {
     return (eng_share){2 * hidden.first, 2 * hidden.last};
@@ -120,14 +140,18 @@ static int upload_dense_ffn(cu_uploader *upload, cu_layer *layer, tensor_place a
     }
     uint32_t hidden = cuda->plan.ffn_dim, padded = cu_round(hidden, CU_K_STEP),
              dim = cuda->plan.dim;
-    eng_share own = own_hidden(upload, padded);
+    eng_share own = eng__cuda_share_hidden(cuda, padded);
     if (begin_own(upload, &layer->gate_up, 1, gated ? 2 * padded : padded,
                   gated ? with_gates(own) : own, dim, e) != 0)
         return -1;
     int rc = gated ? put_gate_up(upload, &gate, &up, 0, hidden, own, dim, e)
-                   : put_rows(upload, &up, own, dim, e);
+                   : put_rows(upload, &up, own, (eng_share){0, dim}, e);
     if (rc != 0 || eng__up_flush(upload, e) != 0) return -1;
-    return upload_own(upload, &layer->down, &down, e);
+    down_part part = own_down(upload, padded);
+    if (begin_down(upload, &layer->down, 1, part, 1, e) != 0 ||
+        put_rows(upload, &down, part.rows, part.cols, e) != 0)
+        return -1;
+    return eng__up_flush(upload, e);
 }
 
 /* gate, up and down of expert `index`; `first` is the role of the gate, the others follow it. */
@@ -144,8 +168,8 @@ static int expert_tensors(const cu_backend *cuda, tensor_place at, tensor_role f
 static int upload_routed(cu_uploader *upload, cu_layer *layer, tensor_place at, err *e) {
     const model_plan *plan = &upload->cuda->plan;
     uint32_t padded = cu_round(plan->expert_dim, CU_K_STEP);
-    eng_share own = own_hidden(upload, padded),
-              out = eng__cuda_share(upload->cuda, plan->dim, ENG_RANKS_OUT);
+    eng_share own = eng__cuda_share_hidden(upload->cuda, padded);
+    down_part out = own_down(upload, padded);
     model_tensor tensor[3];
     if (begin_own(upload, &layer->gate_up, plan->n_experts, 2 * padded, with_gates(own), plan->dim,
                   e) != 0)
@@ -158,33 +182,33 @@ static int upload_routed(cu_uploader *upload, cu_layer *layer, tensor_place at, 
         }
     }
     if (eng__up_flush(upload, e) != 0) return -1;
-    if (begin_own(upload, &layer->down, plan->n_experts, plan->dim, out, plan->expert_dim, e) != 0)
-        return -1;
+    if (begin_down(upload, &layer->down, plan->n_experts, out, 1, e) != 0) return -1;
     for (uint32_t j = 0; j < plan->n_experts; j++) {
         if (expert_tensors(upload->cuda, at, TENSOR_EXPERT_GATE, j, tensor, e) != 0 ||
-            put_rows(upload, &tensor[2], out, plan->expert_dim, e) != 0)
+            put_rows(upload, &tensor[2], out.rows, out.cols, e) != 0)
             return -1;
     }
     return eng__up_flush(upload, e);
 }
 
 /* A shared expert's down as columns of one matrix: row r holds row r of every group. */
-static int put_shared_down(cu_uploader *upload, const model_tensor *down, eng_share own,
-                           uint32_t padded, err *e) {
+static int put_shared_down(cu_uploader *upload, const model_tensor *down, down_part own, err *e) {
     const model_plan *plan = &upload->cuda->plan;
     uint32_t per = plan->n_experts_per_tok, groups = upload->cuda->groups_shared;
-    for (uint32_t row = own.first; row < own.last; row++) {
+    uint32_t width = own.cols.last - own.cols.first;
+    uint32_t last = own.cols.last < plan->expert_dim ? own.cols.last : plan->expert_dim;
+    for (uint32_t row = own.rows.first; row < own.rows.last; row++) {
         uint8_t *at = eng__up_next_row(upload, 0, groups, e);
         if (at == NULL) return -1;
         for (uint32_t group = 0; group < groups; group++) {
             const model_tensor *tensor = &down[group / per];
             size_t first =
                 (size_t)row * tensor->shape[1] + (size_t)(group % per) * plan->expert_dim;
-            eng__up_piece(upload, at + (size_t)group * padded * cu_act_bytes(upload->cuda), tensor,
-                          first, plan->expert_dim);
+            eng__up_piece(upload, at + (size_t)group * width * cu_act_bytes(upload->cuda), tensor,
+                          first + own.cols.first, last - own.cols.first);
         }
     }
-    uint32_t rows = own.last - own.first;
+    uint32_t rows = own.rows.last - own.rows.first;
     return eng__up_zeros(upload, cu_round(rows, CU_MM_ROWS) - rows, e);
 }
 
@@ -195,8 +219,8 @@ static int upload_shared(cu_uploader *upload, cu_layer *layer, tensor_place at, 
     uint32_t padded = cu_round(plan->expert_dim, CU_K_STEP), groups = upload->cuda->groups_shared;
     uint32_t per = plan->n_experts_per_tok;
     if (groups == 0) return 0;
-    eng_share own = own_hidden(upload, padded),
-              out = eng__cuda_share(upload->cuda, plan->dim, ENG_RANKS_OUT);
+    eng_share own = eng__cuda_share_hidden(upload->cuda, padded);
+    down_part out = own_down(upload, padded);
     model_tensor tensor[3], *down = array_new(plan->n_shared_experts, sizeof *down);
     if (down == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory packing weights");
     int rc = begin_own(upload, &layer->shared_gate_up, groups, 2 * padded, with_gates(own),
@@ -209,10 +233,11 @@ static int upload_shared(cu_uploader *upload, cu_layer *layer, tensor_place at, 
                              plan->expert_dim, own, plan->dim, e);
     }
     if (rc == 0) rc = eng__up_flush(upload, e);
-    if (rc == 0) rc = begin_own(upload, &layer->shared_down, 1, plan->dim, out, groups * padded, e);
-    if (rc == 0) rc = put_shared_down(upload, down, out, padded, e);
+    if (rc == 0) rc = begin_down(upload, &layer->shared_down, 1, out, groups, e);
+    if (rc == 0) rc = put_shared_down(upload, down, out, e);
     if (rc == 0) rc = eng__up_flush(upload, e);
-    layer->shared_down.group = padded; /* group g reads columns from g * padded on */
+    /* group g reads columns from here on, g times */
+    layer->shared_down.group = out.cols.last - out.cols.first;
     free(down);
     return rc;
 }

@@ -39,6 +39,7 @@ static const struct {
     {"clock", test_clock},
     {"invariant", test_invariant},
     {"ranks", test_ranks},
+    {"sums", test_sums},
 };
 
 int main(int argc, char **argv) {

@@ -78,6 +78,7 @@ void test_published(void);
 void test_plans(void);
 void test_invariant(void);
 void test_ranks(void);
+void test_sums(void);
 void test_clock(void);
 void test_limits(void);
 void test_errors(void);

@@ -334,7 +334,9 @@ void test_failures(void) {
     if (model == NULL) return;
     open_survives_every_failure(model);
     (void)setenv("FATHOM_CUDA_RANKS", "nccl-self", 1);
+    (void)setenv("FATHOM_CUDA_RANKS_SPLIT", "sums-dealt", 1);
     open_survives_every_failure(model);
+    (void)unsetenv("FATHOM_CUDA_RANKS_SPLIT");
     (void)unsetenv("FATHOM_CUDA_RANKS");
     a_device_error_is_final(model);
     refusals_leave_it_usable(model);

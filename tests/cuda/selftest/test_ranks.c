@@ -2,146 +2,14 @@
  * weights on each rank, gathers staged on one device and through NCCL. Ranks are threads here, each
  * with a backend of its own. Two devices are needed to see NCCL carry anything: on one device it
  * runs with a single rank, and on the shim a stand-in for it joins devices. */
-#include "base/clock.h"
 #include "engine/cuda/nccl.h"
-#include "tests/cuda/selftest/cases.h"
-#include "tests/cuda/selftest/families.h"
-#include "tests/cuda/selftest/ranks_here.h"
+#include "tests/cuda/selftest/ranks_run.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- a run on several ranks, and on one ---- */
-
-typedef struct {
-    uint64_t weights; /* bytes of them */
-    uint64_t divided; /* of the matrices divided between ranks */
-    bool graphs;
-} rank_holds;
-
-typedef struct {
-    const model_folder *model;
-    const drive_spec *spec;
-    const char *kernels;
-    model_dtype cache;
-    bool apart; /* every rank on a device of its own */
-    bool ok[RANKS_HERE];
-    drive_result results[RANKS_HERE];
-    rank_holds holds[RANKS_HERE];
-    eng_ranks_counts counts[RANKS_HERE];
-    uint64_t ns;
-} ranks_run;
-
-static uint64_t mat_bytes(const cu_backend *cuda, const cu_mat *mat, uint32_t count) {
-    return (uint64_t)cu_round(mat->n, CU_MM_ROWS) * mat->ld * count * cu_act_bytes(cuda);
-}
-
-static uint64_t layers_bytes(const cu_backend *cuda, const cu_layer *layers, uint32_t n,
-                             bool experts) {
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t count = experts ? cuda->plan.n_experts : 1;
-        bytes += mat_bytes(cuda, &layers[i].gate_up, count);
-        bytes += mat_bytes(cuda, &layers[i].down, count);
-        if (!experts) continue;
-        bytes += mat_bytes(cuda, &layers[i].shared_gate_up, cuda->groups_shared);
-        bytes += mat_bytes(cuda, &layers[i].shared_down, 1);
-    }
-    return bytes;
-}
-
-static rank_holds what_it_holds(const eng_backend *eng) {
-    const cu_backend *cuda = (const cu_backend *)eng;
-    const model_plan *plan = &cuda->plan;
-    uint64_t bytes = layers_bytes(cuda, cuda->prelude, plan->n_prelude, false) +
-                     layers_bytes(cuda, cuda->core, plan->n_core, plan->core_ffn == FFN_MOE) +
-                     layers_bytes(cuda, cuda->coda, plan->n_coda, false);
-    model_tensor head;
-    if (model_find(cuda->model, (tensor_place){.role = TENSOR_HEAD}, &head))
-        bytes += mat_bytes(cuda, &cuda->head, 1);
-    return (rank_holds){eng->info.weight_bytes, bytes, cuda->graphs};
-}
-
-static void run_rank(eng_ranks *ranks, void *arg) {
-    ranks_run *run = arg;
-    uint32_t rank = ranks ? ranks->rank : 0;
-    eng_backend_opts opts = drive_opts(run->spec, run->kernels, run->cache);
-    eng_backend *eng = NULL;
-    err e = {0};
-    opts.ranks = ranks;
-    if (!check(eng__cuda_open_device(&eng, run->model, &opts, run->apart ? (int)rank : 0, &e) == 0,
-               "rank %u: %s", rank, e.msg))
-        return;
-    run->holds[rank] = what_it_holds(eng);
-    uint64_t start = clock_ns();
-    run->ok[rank] = drive(eng, run->spec, &run->results[rank]);
-    if (rank == 0) run->ns = clock_ns() - start;
-    if (ranks) run->counts[rank] = eng_ranks_read(ranks);
-    eng_backend_close(eng);
-}
-
-static void run_deinit(ranks_run *run) {
-    for (uint32_t i = 0; i < RANKS_HERE; i++)
-        drive_result_deinit(&run->results[i]);
-}
-
-static void same_answers(const ranks_run *one, const ranks_run *many, uint32_t n,
-                         const char *what) {
-    const drive_spec *spec = one->spec;
-    size_t vocab = model_plan_of(one->model)->vocab_size;
-    for (uint32_t rank = 0; rank < n; rank++) {
-        const drive_result *want = &one->results[0], *got = &many->results[rank];
-        if (!one->ok[0] || !many->ok[rank]) continue;
-        check(memcmp(want->depth, got->depth, sizeof want->depth) == 0,
-              "%s, rank %u of %u: other depths", what, rank, n);
-        for (uint32_t seq = 0; seq < spec->n_seqs; seq++) {
-            size_t bytes = spec->len[seq] * vocab * sizeof(float);
-            check(memcmp(want->logits[seq], got->logits[seq], bytes) == 0,
-                  "%s, rank %u of %u: other logits of sequence %u", what, rank, n, seq);
-        }
-    }
-}
-
-/* The ranks together hold every divided matrix once, nearly the same number of bytes each, and all
- * of them everything else. */
-static void weights_are_divided(const rank_holds *one, const rank_holds *many, uint32_t n,
-                                const char *what) {
-    uint64_t sum = 0;
-    for (uint32_t rank = 0; rank < n; rank++) {
-        sum += many[rank].divided;
-        check(many[rank].weights - many[rank].divided == one->weights - one->divided,
-              "%s, rank %u of %u: %llu bytes of what is not divided, must be %llu", what, rank, n,
-              (unsigned long long)(many[rank].weights - many[rank].divided),
-              (unsigned long long)(one->weights - one->divided));
-        check(many[rank].divided < one->divided, "%s: rank %u holds all weights", what, rank);
-    }
-    check(sum == one->divided, "%s: %u ranks hold %llu bytes of matrices, must be %llu", what, n,
-          (unsigned long long)sum, (unsigned long long)one->divided);
-}
-
 /* ---- the answers of one device ---- */
-
-typedef struct {
-    const char *dir, *kernels;
-    model_dtype cache;
-    kv_policy policy;
-    uint32_t ranks, max_rows, flights;
-    bool poison; /* NaN in all working memory before every launch */
-    uint64_t seed;
-} ranks_case;
-
-static drive_spec spec_of(const model_plan *plan, const ranks_case *row) {
-    rng rnd = {row->seed + 3};
-    drive_spec spec = random_spec(plan, 3, 24, row->seed, &rnd);
-    spec.n_loops = plan->loops_default < 4 ? plan->loops_default : 4;
-    spec.min_loops = 0;
-    spec.max_rows = row->max_rows;
-    spec.policy = row->policy;
-    spec.flights = row->flights;
-    spec.poison = row->poison;
-    return spec;
-}
 
 static const char *name_of(const ranks_case *row) {
     const char *slash = strrchr(row->dir, '/');
@@ -164,14 +32,14 @@ static void answers_are_equal(const ranks_case *row, bool apart) {
     (void)snprintf(what, sizeof what, "%s %s%s", row->dir, row->kernels,
                    apart ? " by NCCL" : " staged");
     if (!check(model_open(&model, row->dir, &e) == 0, "%s: %s", row->dir, e.msg)) return;
-    drive_spec spec = spec_of(model_plan_of(model), row);
+    drive_spec spec = ranks_spec(model_plan_of(model), row);
     ranks_run one = {.model = model, .spec = &spec, .kernels = row->kernels, .cache = row->cache};
     ranks_run many = one;
     many.apart = apart;
-    run_rank(NULL, &one);
-    ranks_here(row->ranks, run_rank, &many);
-    same_answers(&one, &many, row->ranks, what);
-    weights_are_divided(one.holds, many.holds, row->ranks, what);
+    ranks_run_one(NULL, &one);
+    ranks_here(row->ranks, ranks_run_one, &many);
+    ranks_same_answers(&one, &many, row->ranks, what);
+    ranks_divide_weights(one.holds, many.holds, row->ranks, what);
     for (uint32_t rank = 0; rank < row->ranks; rank++) {
         check(many.holds[rank].graphs == apart, "%s: graphs with staged gathers, or none", what);
         check(many.counts[rank].gathers > 0 && many.counts[rank].bytes > 0 &&
@@ -181,8 +49,8 @@ static void answers_are_equal(const ranks_case *row, bool apart) {
               (unsigned long long)many.counts[rank].bytes);
     }
     tell_times(row, apart ? "NCCL" : "the host", &one, &many);
-    run_deinit(&one);
-    run_deinit(&many);
+    ranks_run_deinit(&one);
+    ranks_run_deinit(&many);
     model_close(model);
 }
 
@@ -230,55 +98,28 @@ static void nccl_with_itself(void) {
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         model_folder *model = NULL;
         if (!check(model_open(&model, rows[i].dir, &e) == 0, "%s: %s", rows[i].dir, e.msg)) return;
-        drive_spec spec = spec_of(model_plan_of(model), &rows[i]);
+        drive_spec spec = ranks_spec(model_plan_of(model), &rows[i]);
         ranks_run one = {
             .model = model, .spec = &spec, .kernels = rows[i].kernels, .cache = rows[i].cache};
         ranks_run self = one;
-        run_rank(NULL, &one);
+        ranks_run_one(NULL, &one);
         (void)setenv("FATHOM_CUDA_RANKS", "nccl-self", 1);
-        run_rank(NULL, &self);
+        ranks_run_one(NULL, &self);
         (void)unsetenv("FATHOM_CUDA_RANKS");
-        same_answers(&one, &self, 1, rows[i].dir);
+        ranks_same_answers(&one, &self, 1, rows[i].dir);
         check(self.holds[0].graphs, "%s: no graphs", rows[i].dir);
         tell_times(&rows[i], "NCCL", &one, &self);
-        run_deinit(&one);
-        run_deinit(&self);
+        ranks_run_deinit(&one);
+        ranks_run_deinit(&self);
         model_close(model);
     }
 }
 
 /* ---- bfloat16, where cuBLAS takes products of other shapes ---- */
 
-typedef struct {
-    const golden_case *golden;
-    const drive_spec *spec;
-    const model_folder *model;
-} golden_run;
-
-static void run_golden(eng_ranks *ranks, void *arg) {
-    static const precision half = {"bf16", DTYPE_BF16, 0.05f, false};
-    const golden_run *run = arg;
-    eng_backend_opts opts = drive_opts(run->spec, half.kernels, half.cache);
-    opts.ranks = ranks;
-    eng_backend *eng = open_backend(run->model, &opts);
-    drive_result result = {0};
-    if (eng && drive(eng, run->spec, &result))
-        compare_golden(run->golden, run->spec, &result, &half);
-    drive_result_deinit(&result);
-    eng_backend_close(eng);
-}
-
 static void near_the_published_answers(void) {
-    golden_case golden = golden_open("mla");
-    err e = {0};
-    model_folder *model = NULL;
-    if (check(model_open(&model, golden.dir, &e) == 0, "%s: %s", golden.dir, e.msg)) {
-        drive_spec spec = golden_spec(&golden, model_plan_of(model), KV_EXACT, 96, 0);
-        golden_run run = {&golden, &spec, model};
-        ranks_here(2, run_golden, &run);
-    }
-    model_close(model);
-    golden_close(&golden);
+    static const precision half = {"bf16", DTYPE_BF16, 0.05f, false};
+    ranks_published(2, &half);
 }
 
 /* ---- the order of sums ---- */
@@ -413,6 +254,7 @@ static void a_rank_ends_early(eng_ranks *ranks, void *arg) {
 
 typedef struct {
     const char *wish;  /* FATHOM_CUDA_RANKS */
+    const char *split; /* FATHOM_CUDA_RANKS_SPLIT */
     const char *other; /* kernels of rank 1 */
     uint32_t ranks;    /* 1: none */
     err_code code;
@@ -434,18 +276,23 @@ static void is_refused(eng_ranks *ranks, void *arg) {
 
 static void refusals(const model_folder *model) {
     refused_case rows[] = {
-        {"ncl", NULL, 1, ERR_USAGE, "FATHOM_CUDA_RANKS must be", model},
-        {"ncl", NULL, 2, ERR_USAGE, "FATHOM_CUDA_RANKS must be", model},
-        {"nccl-self", NULL, 2, ERR_USAGE, "FATHOM_CUDA_RANKS must be", model},
-        {NULL, "f32-stream", 2, ERR_USAGE, "rank 1 and rank 0 differ in the kernels", model},
-        {"nccl", NULL, 2, ERR_DEVICE, "NCCL does not join rank", model}, /* they share a device */
+        {"ncl", NULL, NULL, 1, ERR_USAGE, "FATHOM_CUDA_RANKS must be", model},
+        {"ncl", NULL, NULL, 2, ERR_USAGE, "FATHOM_CUDA_RANKS must be", model},
+        {"nccl-self", NULL, NULL, 2, ERR_USAGE, "FATHOM_CUDA_RANKS must be", model},
+        {NULL, "sum", NULL, 1, ERR_USAGE, "FATHOM_CUDA_RANKS_SPLIT must be columns or sums", model},
+        {NULL, "sum", NULL, 2, ERR_USAGE, "FATHOM_CUDA_RANKS_SPLIT must be columns or sums", model},
+        {NULL, NULL, "f32-stream", 2, ERR_USAGE, "rank 1 and rank 0 differ in the kernels", model},
+        {"nccl", NULL, NULL, 2, ERR_DEVICE, "NCCL does not join rank",
+         model}, /* they share a device */
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         if (rows[i].code == ERR_DEVICE && !on_shim) continue; /* real ranks there are processes */
         if (rows[i].wish) (void)setenv("FATHOM_CUDA_RANKS", rows[i].wish, 1);
+        if (rows[i].split) (void)setenv("FATHOM_CUDA_RANKS_SPLIT", rows[i].split, 1);
         if (rows[i].ranks > 1) ranks_here(rows[i].ranks, is_refused, &rows[i]);
         else is_refused(NULL, &rows[i]);
         (void)unsetenv("FATHOM_CUDA_RANKS");
+        (void)unsetenv("FATHOM_CUDA_RANKS_SPLIT");
     }
 }
 
