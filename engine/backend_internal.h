@@ -35,6 +35,12 @@ enum { ENG__PATH_BYTES = 4096 };
 /* Finds a plug-in: beside the program, one folder up from build/release (`make`), or in lib/fathom
  * (`make install`). */
 bool eng__plugin_path(const char *name, char out[ENG__PATH_BYTES]) WARN_UNUSED;
+/* Loads the plug-in at `path` with dlopen's `mode` and returns its eng__NAME_plugin_open, to be
+ * cast to its own type; name: "cuda", "mpi". It stays loaded: CUDA and MPI keep threads and exit
+ * handlers in their libraries. NULL, with ERR_NOT_FOUND: it cannot be loaded, or has another
+ * version. */
+typedef void (*eng__plugin_open)(void);
+eng__plugin_open eng__plugin_load(const char *path, const char *name, int mode, err *e) WARN_UNUSED;
 
 /* Finds a row state used twice in one launch. */
 typedef struct {

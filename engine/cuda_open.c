@@ -4,7 +4,6 @@
 
 #include <dlfcn.h>
 #include <stdio.h>
-#include <string.h>
 
 typedef int (*plugin_open)(eng_backend **out, const model_folder *model,
                            const eng_backend_opts *opts, err *e);
@@ -27,22 +26,8 @@ int eng_cuda_open(eng_backend **out, const model_folder *model, const eng_backen
         return err_set(e, ERR_NOT_FOUND, NULL,
                        "no CUDA: the NVIDIA driver (libcuda.so.1) is not installed");
     }
-    /* Neither library is ever unloaded: CUDA keeps threads and exit handlers in them. */
-    void *plugin = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (plugin == NULL) {
-        const char *why = dlerror();
-        return err_set(e, ERR_NOT_FOUND, NULL, "no CUDA: fathom-cuda.so cannot be loaded: %s",
-                       why ? why : "no reason given");
-    }
-    void *sym = dlsym(plugin, "eng__cuda_plugin_open");
-    const char *version = dlsym(plugin, "eng__cuda_plugin_version");
-    if (sym == NULL || version == NULL || strcmp(version, FATHOM_VERSION) != 0) {
-        return err_set(e, ERR_NOT_FOUND, NULL,
-                       "no CUDA: fathom-cuda.so is not version " FATHOM_VERSION);
-    }
-    plugin_open open;
-    memcpy(&open, &sym, sizeof open); /* ISO C has no cast from object to function pointer */
-    return open(out, model, opts, e);
+    plugin_open open = (plugin_open)eng__plugin_load(path, "cuda", RTLD_NOW | RTLD_LOCAL, e);
+    return open ? open(out, model, opts, e) : -1;
 }
 
 void eng_cuda_describe(char *out, size_t room) {

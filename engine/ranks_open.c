@@ -54,19 +54,7 @@ int eng_ranks_open(eng_ranks **out, err *e) {
             n);
     }
     if (rank > 0) ignore_signals();
-    /* GLOBAL: the parts of an MPI library that it loads itself look for its symbols there. It is
-     * never unloaded: MPI keeps threads and exit handlers in it. */
-    void *plugin = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
-    if (plugin == NULL) {
-        const char *why = dlerror();
-        return err_set(e, ERR_NOT_FOUND, NULL, "fathom-mpi.so cannot be loaded: %s",
-                       why ? why : "no reason given");
-    }
-    void *sym = dlsym(plugin, "eng__mpi_plugin_open");
-    const char *version = dlsym(plugin, "eng__mpi_plugin_version");
-    if (sym == NULL || version == NULL || strcmp(version, FATHOM_VERSION) != 0)
-        return err_set(e, ERR_NOT_FOUND, NULL, "fathom-mpi.so is not version " FATHOM_VERSION);
-    plugin_open open;
-    memcpy(&open, &sym, sizeof open); /* ISO C has no cast from object to function pointer */
-    return open(out, n, e);
+    /* GLOBAL: the parts of an MPI library that it loads itself look for its symbols there. */
+    plugin_open open = (plugin_open)eng__plugin_load(path, "mpi", RTLD_NOW | RTLD_GLOBAL, e);
+    return open ? open(out, n, e) : -1;
 }

@@ -24,7 +24,7 @@ clean() {
 ranks_of_server() {
     for pid in $(pgrep -f "serve .* --port $port"); do
         [ "$(readlink "/proc/$pid/exe" 2>/dev/null)" = "$fathom" ] || continue
-        echo "$(tr '\0' '\n' <"/proc/$pid/environ" | sed -n 's/^OMPI_COMM_WORLD_RANK=//p'):$pid"
+        echo "$(tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | sed -n 's/^OMPI_COMM_WORLD_RANK=//p'):$pid"
     done
 }
 pid_of() { ranks_of_server | sed -n "s/^$1://p"; }
@@ -123,6 +123,19 @@ streams() { # FILE: texts and depths of 8 requests at once
     pids=
     for i in 1 2 3 4 5 6 7 8; do sed -n 's/^data: {/{/p' "$dir/stream$i" | jq -c '[.choices[]? | [.text, .depth, .depths, .finish_reason]]'; done >"$1"
 }
+mkdir "$dir/beside"
+cp "$fathom" "$dir/beside/fathom"
+plugin() { # SENTENCE: the plug-in beside the program is refused with it
+    OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=2 "$dir/beside/fathom" generate --model models/demo --prompt x >"$dir/log" 2>&1 && fail "it runs"
+    grep -q "$1" "$dir/log" || fail "not refused with: $1"
+    echo "ok   refused: $1"
+}
+echo "no library" >"$dir/beside/fathom-mpi.so"
+plugin 'fathom-mpi.so cannot be loaded: '
+echo 'const char eng__mpi_plugin_version[] = "0"; int eng__mpi_plugin_open(void) { return 0; }' |
+    ${CC:-cc} -shared -fPIC -x c -o "$dir/beside/fathom-mpi.so" -
+plugin 'fathom-mpi.so is not version'
+
 for n in '' 0 -1 x 2x 02; do
     rc=0
     deploy/ranks/fathom-ranks "$n" generate >"$dir/log" 2>&1 || rc=$?
