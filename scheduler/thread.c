@@ -324,7 +324,9 @@ int sched_thread_start(sched_thread **out, eng_backend *steal_backend, const sch
     thread->sched->on_tokens_out = push_ends;
     thread->sched->hand_mask = hand_mask;
     thread->sched->beat = beat;
-    if (allocate(thread, e) != 0 || start_threads(thread, e) != 0) goto fail;
+    if (allocate(thread, e) != 0) goto fail;
+    publish(thread, true); /* from now on the sizes are known */
+    if (start_threads(thread, e) != 0) goto fail;
     *out = thread;
     return 0;
 fail:

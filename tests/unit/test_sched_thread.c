@@ -222,3 +222,21 @@ Test(sched_thread, a_sequence_ends_only_after_its_mask_is_let_go_of) {
     atomic_store(&form.over, true);
     sched_thread_stop(thread);
 }
+
+/* A gateway that asks for the size of the cache right behind the first /ready must find it. */
+Test(sched_thread, the_size_of_the_cache_is_known_as_soon_as_the_engine_runs) {
+    fake_opts fake;
+    sched_opts opts;
+    sched_thread *thread;
+    sched_stats stats;
+    err e = {0};
+    fake_opts_default(&fake);
+    sched_opts_default(&opts);
+    for (int i = 0; i < 20; i++) { /* an engine thread may happen to be quick */
+        cr_assert_eq(sched_thread_start(&thread, fake_backend_create(&fake), &opts, NULL, NULL, &e),
+                     0, "%s", e.msg);
+        sched_thread_stats(thread, &stats);
+        cr_assert_gt(stats.pages, 0);
+        sched_thread_stop(thread);
+    }
+}
