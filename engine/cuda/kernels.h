@@ -470,7 +470,8 @@ typedef struct {
     uint64_t parcel_bytes;
     float *to;
     uint32_t width, n;
-    uint8_t parcel[CU_MAX_RANKS]; /* their numbers */
+    /* Their numbers. Of a list of bytes ptxas makes a copy in thread-local memory. */
+    uint32_t parcel[CU_MAX_RANKS];
 } cu_sum_args;
 /* Starts as cu_spread does. */
 cudaError_t cu_sum_parcels(cudaStream_t stream, const cu_sum_args *args, uint32_t rows);

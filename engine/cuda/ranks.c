@@ -290,7 +290,7 @@ static cudaError_t sum_parcels(cu_backend *cuda, const cu_ranks_sum *sum, const 
                         .to = to,
                         .width = width};
     for (uint32_t rank = 0; rank < cuda->ranks->n; rank++)
-        if (has_parts(cuda, sum, rank)) args.parcel[args.n++] = (uint8_t)rank;
+        if (has_parts(cuda, sum, rank)) args.parcel[args.n++] = rank;
     return cu_sum_parcels(cuda->stream, &args, sum->rows);
 }
 
