@@ -143,8 +143,7 @@ static void dump(srv *server) {
         LOG_INFO,
         "state: connections %u, requests %u, parsing %u, sequences %u (running %u, waiting "
         "%u), pages %llu free of %llu, bytes in answers %zu, loaded %d, leaving %d, draining %d, "
-        "engine "
-        "silent for %llu ms",
+        "engine silent for %llu ms",
         server->n_conns, server->n_reqs, server->n_parsing, server->n_sequences, st.running,
         st.waiting, (unsigned long long)st.pages_free, (unsigned long long)st.pages,
         srv_ledger_held(server->ledger, SRV_HELD_ANSWER), server->loaded, server->leaving,

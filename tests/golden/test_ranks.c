@@ -1,6 +1,5 @@
 /* test_ranks.c - a model over several ranks gives the bits of one process: depths, tokens and
  * logits of every sequence, for every family, policy and kind of weights. The ranks are threads. */
-#include "base/buf.h"
 #include "scheduler/scheduler.h"
 #include "tests/lib/golden_run.h"
 #include "tests/lib/rank_group.h"
@@ -9,7 +8,6 @@
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
 #include <stdio.h>
-#include <string.h>
 
 TestSuite(golden_ranks, .fini = fail_on_leaks, .timeout = HANGS_S);
 
@@ -21,36 +19,8 @@ typedef struct {
     eng_weights weights;
 } rank_case;
 
-/* All that comes out of one sequence. */
-typedef struct {
-    uint64_t id;
-    buf bytes;
-    uint32_t vocab;
-} output;
-
-static void on_tap(void *ud, uint64_t id, uint32_t pos, uint16_t depth, const float *logits) {
-    output *out = ud;
-    (void)id;
-    buf_append(&out->bytes, &pos, sizeof pos);
-    buf_append(&out->bytes, &depth, sizeof depth);
-    buf_append(&out->bytes, logits, out->vocab * sizeof *logits);
-}
-
-static void on_event(void *ud, const sched_event *ev) {
-    output *outs = ud;
-    for (int i = 0; i < SEQUENCES; i++) {
-        if (outs[i].id != ev->id) continue;
-        if (ev->kind == SCHED_TOKEN) {
-            buf_append(&outs[i].bytes, &ev->token, sizeof ev->token);
-            buf_append(&outs[i].bytes, &ev->depth, sizeof ev->depth);
-        } else if (ev->kind == SCHED_END) {
-            cr_assert_eq(ev->finish, SCHED_LENGTH, "a request ends with %s", err_name(ev->why));
-        }
-    }
-}
-
 /* Prompts of different lengths and depths, two of them sampled, that share launches. */
-static void run_sequences(eng_backend *backend, kv_policy policy, output outs[SEQUENCES]) {
+static void run_sequences(eng_backend *backend, kv_policy policy, golden_outputs *outs) {
     const model_plan *plan = backend->plan;
     uint32_t prompt[MOST_IDS];
     sched_opts opts;
@@ -60,36 +30,33 @@ static void run_sequences(eng_backend *backend, kv_policy policy, output outs[SE
     opts.halted_kv = policy;
     opts.chunk = 16;
     opts.max_rows = 64;
-    cr_assert_eq(sched_create(&sch, backend, &opts, on_event, outs, &e), 0, "%s", e.msg);
+    outs->n = SEQUENCES;
+    cr_assert_eq(sched_create(&sch, backend, &opts, golden_event, outs, &e), 0, "%s", e.msg);
     for (uint32_t k = 0; k < SEQUENCES; k++) {
         uint32_t tokens = 4 + 3 * k, room = plan->max_seq_len - tokens;
         uint32_t n = 7 + 13 * k < room ? 7 + 13 * k : room;
         for (uint32_t i = 0; i < n; i++)
             prompt[i] = (i * 31 + k * 7 + 3) % plan->vocab_size;
-        outs[k].vocab = plan->vocab_size;
+        golden_output *out = &outs->of[k];
+        out->vocab = plan->vocab_size;
         sched_request req = {.prompt = prompt,
                              .n_prompt = n,
                              .max_tokens = tokens,
-                             .tap = on_tap,
+                             .tap = golden_tap,
                              .tap_logits = true,
-                             .ud = &outs[k]};
+                             .ud = out};
         req.sampling = (eng_sampling){
             .temperature = k % 2 ? 0.9f : 0, .top_p = 1, .repetition_penalty = 1, .seed = k};
-        outs[k].id = golden_submit(sch, &req);
+        out->id = golden_submit(sch, &req);
         golden_step(sch, 2);
     }
     golden_step(sch, 100000);
     sched_destroy(sch);
 }
 
-static int open_cpu(eng_backend **out, const model_folder *model, const eng_backend_opts *opts,
-                    err *e) {
-    return eng_cpu_open(out, model, opts, e);
-}
-
 /* Runs the sequences on n ranks. Thread counts differ between ranks. */
 static void run_on(const model_folder *model, const rank_case *run, uint32_t n,
-                   output outs[SEQUENCES]) {
+                   golden_outputs *outs) {
     const eng_backend_opts one = {.threads = 1,
                                   .n_rows = 300,
                                   .max_launch = 128,
@@ -102,33 +69,22 @@ static void run_on(const model_folder *model, const rank_case *run, uint32_t n,
     opts[1].threads = 2;
     err e = {0};
     rank_group *group;
-    eng_backend *backend = rank_group_start(&group, n, model, opts, 2, open_cpu, &e);
+    eng_backend *backend = rank_group_start(&group, n, model, opts, 2, eng_cpu_open, &e);
     cr_assert_not_null(backend, "%s", e.msg);
     run_sequences(backend, run->policy, outs);
     if (n > 1) cr_assert_gt(eng_ranks_read(rank_group_ranks(group)).gathers, 0);
     rank_group_close(group);
 }
 
-static void free_outputs(output outs[SEQUENCES]) {
-    for (int k = 0; k < SEQUENCES; k++)
-        buf_deinit(&outs[k].bytes);
-}
-
 ParameterizedTestParameters(golden_ranks, any_number_of_ranks_gives_the_bits_of_one_process) {
-    static const char *const dirs[] = {
-        "tests/golden/cases/mla",          "tests/golden/cases/gqa",
-        "tests/golden/cases/mla_deep",     "tests/golden/families/ouro",
-        "tests/golden/families/nanbeige",  "tests/golden/families/huginn",
-        "tests/golden/families/parcae",    "tests/golden/families/retro_llama",
-        "tests/golden/families/retro_olmo"};
-    static rank_case cases[2 * ENG_WEIGHTS_KINDS * ARRAY_LEN(dirs)];
+    static rank_case cases[2 * ENG_WEIGHTS_KINDS * GOLDEN_FOLDERS];
     size_t n = 0;
-    for (size_t i = 0; i < ARRAY_LEN(dirs); i++) {
+    for (size_t i = 0; i < GOLDEN_FOLDERS; i++) {
         for (int weights = 0; weights < ENG_WEIGHTS_KINDS; weights++) {
             for (int policy = 0; policy < 2; policy++) {
                 cases[n].policy = policy ? KV_LAST : KV_EXACT;
                 cases[n].weights = (eng_weights)weights;
-                (void)snprintf(cases[n++].dir, sizeof cases->dir, "%s", dirs[i]);
+                (void)snprintf(cases[n++].dir, sizeof cases->dir, "%s", golden_folders[i]);
             }
         }
     }
@@ -138,21 +94,18 @@ ParameterizedTest(rank_case *run, golden_ranks, any_number_of_ranks_gives_the_bi
     static const uint32_t ranks[] = {2, 3, 7};
     model_folder *model;
     err e = {0};
-    output alone[SEQUENCES] = {0};
+    golden_outputs alone = {0};
     cr_assert_eq(model_open(&model, run->dir, &e), 0, "%s", e.msg);
-    run_on(model, run, 1, alone);
+    run_on(model, run, 1, &alone);
     for (size_t i = 0; i < ARRAY_LEN(ranks); i++) {
-        output outs[SEQUENCES] = {0};
-        run_on(model, run, ranks[i], outs);
-        for (int k = 0; k < SEQUENCES; k++) {
-            cr_assert_gt(alone[k].bytes.len, 0);
-            cr_assert_eq(outs[k].bytes.len, alone[k].bytes.len);
-            cr_assert_eq(memcmp(outs[k].bytes.data, alone[k].bytes.data, alone[k].bytes.len), 0,
-                         "%s, policy %d, weights %d: sequence %d differs on %u ranks", run->dir,
-                         run->policy, run->weights, k, ranks[i]);
-        }
-        free_outputs(outs);
+        golden_outputs outs = {0};
+        char what[96];
+        (void)snprintf(what, sizeof what, "%s, policy %d, weights %d, %u ranks", run->dir,
+                       run->policy, run->weights, ranks[i]);
+        run_on(model, run, ranks[i], &outs);
+        golden_expect_equal(&alone, &outs, what);
+        golden_outputs_deinit(&outs);
     }
-    free_outputs(alone);
+    golden_outputs_deinit(&alone);
     model_close(model);
 }

@@ -43,10 +43,22 @@ Test(ranks, each_column_belongs_to_one_rank_and_cuts_lie_between_units) {
 enum { ROWS = 5 };
 static const uint32_t table_a[] = {4, 9, 2}, table_b[] = {7};
 
-static void make_launch(eng_row rows[ROWS], eng_edit edits[2], eng_draw *draw, eng_launch *out) {
+/* A launch, and its bytes. */
+typedef struct {
+    eng_row rows[ROWS];
+    eng_edit edits[2];
+    eng_draw draw;
+    eng_launch launch;
+    eng__wire wire;
+} packed_launch;
+
+static void pack_launch(packed_launch *out) {
     static const eng_sampling sampling = {
         .temperature = 0.5f, .top_p = 0.9f, .seed = 77, .top_k = 3};
-    *draw = (eng_draw){.sampling = &sampling, .index = 12, .n_top = 4};
+    eng_row *rows = out->rows;
+    eng_edit *edits = out->edits;
+    err e = {0};
+    out->draw = (eng_draw){.sampling = &sampling, .index = 12, .n_top = 4};
     for (uint32_t i = 0; i < ROWS; i++) {
         rows[i] = (eng_row){.row = 10 + i,
                             .pos = i < 3 ? 63 + i : i,
@@ -60,43 +72,41 @@ static void make_launch(eng_row rows[ROWS], eng_edit edits[2], eng_draw *draw, e
                             .blocks = i < 3 ? table_a : table_b};
     }
     rows[4].flags = ENG_ROW_SAMPLE;
-    rows[4].draw = draw;
+    rows[4].draw = &out->draw;
     edits[0] = (eng_edit){.block = 1, .slot = 2, .plane = 3, .n_planes = 4, .off = 5, .home = 2};
     edits[1] = (eng_edit){.block = 6, .slot = ENG_NO_SLOT, .guarded = true, .guard = 8};
-    *out = (eng_launch){ENG_STAGE_CODA, rows, ROWS, edits, 2};
+    out->launch = (eng_launch){ENG_STAGE_CODA, rows, ROWS, edits, 2};
+    out->wire = (eng__wire){0};
+    cr_assert_eq(eng__wire_pack(&out->wire, &out->launch, &e), 0, "%s", e.msg);
 }
 
 Test(ranks, a_launch_comes_back_from_its_bytes) {
-    eng_row rows[ROWS];
-    eng_edit edits[2];
-    eng_draw draw;
-    eng_launch launch, back;
-    eng__wire wire = {0};
-    err e = {0};
-    make_launch(rows, edits, &draw, &launch);
-    cr_assert_eq(eng__wire_pack(&wire, &launch, &e), 0, "%s", e.msg);
+    packed_launch sent;
+    eng_launch back;
     eng__wire_head head;
-    memcpy(&head, wire.data, sizeof head);
+    err e = {0};
+    pack_launch(&sent);
+    memcpy(&head, sent.wire.data, sizeof head);
     cr_assert_eq(head.n_blocks, ARRAY_LEN(table_a) + ARRAY_LEN(table_b), "tables are shared");
-    cr_assert_eq(eng__wire_unpack(&wire, &back, &e), 0, "%s", e.msg);
-    cr_assert_eq(back.stage, launch.stage);
-    cr_assert_eq(back.n_rows, launch.n_rows);
-    cr_assert_eq(back.n_edits, launch.n_edits);
-    cr_assert_eq(memcmp(back.edits, edits, sizeof edits), 0);
+    cr_assert_eq(eng__wire_unpack(&sent.wire, &back, &e), 0, "%s", e.msg);
+    cr_assert_eq(back.stage, sent.launch.stage);
+    cr_assert_eq(back.n_rows, sent.launch.n_rows);
+    cr_assert_eq(back.n_edits, sent.launch.n_edits);
+    cr_assert_eq(memcmp(back.edits, sent.edits, sizeof sent.edits), 0);
     for (uint32_t i = 0; i < ROWS; i++) {
-        const eng_row *row = &back.rows[i];
-        cr_assert_eq(memcmp(row->blocks, rows[i].blocks, (row->pos / ENG_BLOCK + 1) * 4), 0);
-        cr_assert_eq(row->draw != NULL, rows[i].draw != NULL);
+        const eng_row *row = &back.rows[i], *want = &sent.rows[i];
+        cr_assert_eq(memcmp(row->blocks, want->blocks, (row->pos / ENG_BLOCK + 1) * 4), 0);
+        cr_assert_eq(row->draw != NULL, want->draw != NULL);
         eng_row plain = *row;
-        plain.blocks = rows[i].blocks;
-        plain.draw = rows[i].draw;
-        cr_assert_eq(memcmp(&plain, &rows[i], offsetof(eng_row, draw)), 0, "row %u", i);
+        plain.blocks = want->blocks;
+        plain.draw = want->draw;
+        cr_assert_eq(memcmp(&plain, want, offsetof(eng_row, draw)), 0, "row %u", i);
     }
     const eng_draw *drawn = back.rows[4].draw;
-    cr_assert_eq(memcmp(drawn->sampling, draw.sampling, sizeof *drawn->sampling), 0);
-    cr_assert_eq(drawn->index, draw.index);
-    cr_assert_eq(drawn->n_top, draw.n_top);
-    eng__wire_deinit(&wire);
+    cr_assert_eq(memcmp(drawn->sampling, sent.draw.sampling, sizeof *drawn->sampling), 0);
+    cr_assert_eq(drawn->index, sent.draw.index);
+    cr_assert_eq(drawn->n_top, sent.draw.n_top);
+    eng__wire_deinit(&sent.wire);
 }
 
 #define ROW_AT(field) sizeof(eng__wire_head) + offsetof(eng__wire_row, field)
@@ -120,18 +130,14 @@ Test(ranks, bytes_that_are_no_launch_are_refused) {
         {"a draw beyond the draws", ROW_AT(draw), 3},
     };
     for (size_t i = 0; i < ARRAY_LEN(faults); i++) {
-        eng_row rows[ROWS];
-        eng_edit edits[2];
-        eng_draw draw;
-        eng_launch launch, back;
-        eng__wire wire = {0};
+        packed_launch sent;
+        eng_launch back;
         err e = {0};
-        make_launch(rows, edits, &draw, &launch);
-        cr_assert_eq(eng__wire_pack(&wire, &launch, &e), 0, "%s", e.msg);
-        memcpy(wire.data + faults[i].at, &faults[i].value, sizeof faults[i].value);
-        cr_assert_neq(eng__wire_unpack(&wire, &back, &e), 0, "%s is taken", faults[i].what);
+        pack_launch(&sent);
+        memcpy(sent.wire.data + faults[i].at, &faults[i].value, sizeof faults[i].value);
+        cr_assert_neq(eng__wire_unpack(&sent.wire, &back, &e), 0, "%s is taken", faults[i].what);
         cr_assert_eq(e.code, ERR_DEVICE);
-        eng__wire_deinit(&wire);
+        eng__wire_deinit(&sent.wire);
     }
 }
 
@@ -197,11 +203,6 @@ Test(ranks, the_least_value_of_all_ranks_decides) {
 
 /* ---- a model over ranks ---- */
 
-static int open_cpu(eng_backend **out, const model_folder *model, const eng_backend_opts *opts,
-                    err *e) {
-    return eng_cpu_open(out, model, opts, e);
-}
-
 static model_folder *open_model(const char *dir) {
     model_folder *model;
     err e = {0};
@@ -221,7 +222,7 @@ static rank_group *start(uint32_t n, const model_folder *model, rank_group_open_
 
 /* Bytes of the weights held by each of n ranks; returns their sum. */
 static uint64_t weights_of(const model_folder *model, uint32_t n, uint64_t *most) {
-    rank_group *group = start(n, model, open_cpu);
+    rank_group *group = start(n, model, eng_cpu_open);
     uint64_t sum = 0;
     *most = 0;
     for (uint32_t rank = 0; rank < n; rank++) {
@@ -257,7 +258,7 @@ Test(ranks, every_rank_uses_the_kernels_of_rank_0) {
     model_folder *model = open_model("tests/golden/cases/mla");
     rank_group *group;
     err e = {0};
-    const eng_backend *backend = rank_group_start(&group, 2, model, opts, 2, open_cpu, &e);
+    const eng_backend *backend = rank_group_start(&group, 2, model, opts, 2, eng_cpu_open, &e);
     cr_assert_not_null(backend, "%s", e.msg); /* both have compared the names */
     cr_assert_str_eq(backend->info.kernels, "portable");
     rank_group_close(group);
@@ -313,7 +314,7 @@ static eng_ranks_counts counts_of_a_loop(const model_folder *model, uint32_t n, 
     rank_group *group;
     err e = {0};
     opts.homes = homes;
-    eng_backend *backend = rank_group_start(&group, n, model, &opts, 1, open_cpu, &e);
+    eng_backend *backend = rank_group_start(&group, n, model, &opts, 1, eng_cpu_open, &e);
     cr_assert_not_null(backend, "%s", e.msg);
     drive(&drv, model, backend);
     driver_start(&drv, 1, POSITIONS);
@@ -482,7 +483,7 @@ Test(ranks, ranks_with_other_options_are_refused_by_name) {
                                    rows[i].opts};
         rank_group *group;
         err e = {0};
-        cr_assert_null(rank_group_start(&group, 2, model, opts, 2, open_cpu, &e));
+        cr_assert_null(rank_group_start(&group, 2, model, opts, 2, eng_cpu_open, &e));
         cr_assert_eq(e.code, ERR_USAGE);
         cr_assert_not_null(strstr(e.msg, rows[i].says), "%s: %s", rows[i].says, e.msg);
         cr_assert_not_null(strstr(rank_group_error(group, 1)->msg, rows[i].says));
