@@ -423,6 +423,7 @@ unsigned api_reply_event(api_reply *reply, uint32_t i, const sched_event *ev, bu
     case SCHED_TOKEN:
         if (choice->state == API__RUNNING) bits = on_token(reply, choice, ev);
         break;
+    case SCHED_DRAFT: break;
     case SCHED_END: on_end(reply, choice, ev); break;
     }
     reply->bytes += api__choice_bytes(choice) - held;

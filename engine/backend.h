@@ -101,6 +101,11 @@ enum {
     /* If this row halted in an earlier launch, run it as a tail. ENG_ROW_KV_ONLY beside this flag
        applies to the tail only. */
     ENG_ROW_OR_TAIL = 32,
+    /* coda: the row still loops. Its output is as if it left the loop after the loops done so far.
+       The row's state stays as it is. The keys and values written are those of a draft: the row's
+       last coda writes them anew to the same slots. For a row that has left the loop meanwhile the
+       output has no meaning. */
+    ENG_ROW_DRAFT = 64,
 };
 
 /* Arguments of eng_sample for a backend that samples. Only with eng_sampling_is_plain. */

@@ -22,6 +22,9 @@ enum {
     SCHED_MAX_PRIORITY = 100, /* a priority further from 0 counts as this */
     SCHED_AGE_ARRIVALS = 64,  /* so many later arrivals of its tenant lift a request one level */
     SCHED_MAX_WEIGHT = 1000,
+    SCHED_MAX_DRAFTS = 64,    /* drafted tokens in flight of one sequence */
+    SCHED_DRAFT_PLACES = 16,  /* of sched_stats.accepted_by_place */
+    SCHED_DRAFTS_AUTO = 1000, /* sched_opts.drafts: the scheduler chooses while it runs */
 };
 
 typedef enum { SCHED_DEPTHWISE, SCHED_LOCKSTEP, SCHED_FULL } sched_mode;
@@ -46,8 +49,12 @@ typedef struct {
     const uint32_t *weights; /* [max_tenants] of each tenant's share, >= 1; copied; NULL = 1 each */
     bool share_cache;        /* tenants may find each other's cached prompts */
     bool depth_cap;          /* lower max_loops while the queue is long */
-    uint32_t wait_bound;     /* most launches a ready row may be passed over; 0 = default */
-    kv_feed *feed;           /* borrowed; told of cached blocks; NULL: none */
+    /* Speculation: most drafted tokens in flight of one sequence, 0 = none, or SCHED_DRAFTS_AUTO.
+     */
+    uint32_t drafts;
+    uint32_t draft_loops; /* loops of a position before it drafts the next token; 0 = chosen */
+    uint32_t wait_bound;  /* most launches a ready row may be passed over; 0 = default */
+    kv_feed *feed;        /* borrowed; told of cached blocks; NULL: none */
 } sched_opts;
 void sched_opts_default(sched_opts *opts);
 
@@ -93,10 +100,14 @@ typedef struct {
     sched_tap tap;    /* may be NULL; with it every position runs the head if tap_logits */
     bool tap_logits;
     const sched_constraint *constraint; /* may be NULL */
+    bool tell_drafts;                   /* one SCHED_DRAFT event per drafted token */
     void *ud; /* for tap and constraint; must live until the SCHED_END event */
 } sched_request;
 
-typedef enum { SCHED_PROMPT, SCHED_TOKEN, SCHED_END } sched_kind;
+/* SCHED_DRAFT: `token` is the draft for `pos`, depth the loops of the position before it. A later
+ * SCHED_TOKEN at pos confirms the draft or, with another token, withdraws it and every later one. A
+ * new draft for a pos replaces the old one and withdraws later ones. */
+typedef enum { SCHED_PROMPT, SCHED_TOKEN, SCHED_DRAFT, SCHED_END } sched_kind;
 typedef enum { SCHED_STOP, SCHED_LENGTH, SCHED_CANCELLED, SCHED_FAILED } sched_finish;
 
 typedef struct {
@@ -146,6 +157,14 @@ typedef struct { /* counters only grow; gauges are as of now */
         decode_rows;      /* recurrent rows by kind */
     uint64_t collapsed;   /* positions that gave slots back under policy collapse */
     uint64_t voided_rows; /* left out of a launch ahead, because they had halted */
+    /* Speculation. Drafted tokens that a row was started with; of these, how many were confirmed
+     * and how many withdrawn. A chain begins with a draft behind the newest known token; the place
+     * of a draft counts the unconfirmed drafts before it. */
+    uint64_t draft_chains, draft_tokens, drafts_accepted, drafts_withdrawn;
+    uint64_t accepted_by_place[SCHED_DRAFT_PLACES]; /* the last: this place and all later ones */
+    uint64_t draft_heads;                           /* coda rows that only named a draft */
+    uint64_t withdrawn_rows; /* rows run, in any stage, for positions withdrawn later */
+    uint32_t draft_loops_now, drafts_now; /* gauges: as chosen now; 0 = no drafts */
     uint64_t prompt_tokens, output_tokens, prompt_loops, output_loops;
     uint64_t finished[4]; /* by sched_finish */
     uint64_t preemptions, refused;
