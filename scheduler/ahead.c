@@ -95,7 +95,8 @@ static bool prelude_fits(const scheduler *sched) {
 
 bool sched__ahead_fits(const scheduler *sched, eng_stage stage) {
     uint64_t looping = (uint64_t)sched->n_looping_live + sched->n_looping_tail + sched->n_parked;
-    uint64_t n_coda = at_most(sched->n_to_coda, sched) * plan_planes_coda(sched->plan);
+    uint64_t n_coda = at_most((uint64_t)sched->n_to_coda + sched->n_to_draft, sched) *
+                      plan_planes_coda(sched->plan);
     switch (stage) {
     case ENG_STAGE_PRELUDE: return prelude_fits(sched);
     case ENG_STAGE_RECURRENT: return surely_fits(sched, at_most(looping, sched), 0);
@@ -197,6 +198,9 @@ static void take_back_from(scheduler *sched, flight *later) {
         later->n_left_out++;
         sched__give_slot(sched__cache_of(sched, coh->owner),
                          coh->owner->blocks[row->pos / ENG_BLOCK], origin->slot);
+        uint32_t *slots = sched__row_slots(sched, row->row);
+        if (slots) slots[plan_plane_loop(sched->plan, row->loop)] = NONE;
+        coh->n_run--;
         if (coh->n_tail > 0) coh->next_loop = row->loop;
     }
     for (uint32_t i = 0; i < later->n_picks; i++) {

@@ -85,6 +85,14 @@ void sched__promise(kv_cache *cache, uint32_t id, uint32_t n) {
     cache->parts[cache->blocks[id].tenant].n_pages += more;
 }
 
+void sched__unpromise(kv_cache *cache, uint32_t id, uint32_t n) {
+    block *blk = &cache->blocks[id];
+    uint32_t fewer = pages_for(blk, blk->n_promised) - pages_for(blk, blk->n_promised - n);
+    blk->n_promised -= n;
+    cache->n_promised_pages -= fewer;
+    cache->parts[blk->tenant].n_pages -= fewer;
+}
+
 static void take_page(kv_cache *cache, block *blk) {
     uint32_t page = cache->first_free_page;
     cache->first_free_page = cache->page_next[page];

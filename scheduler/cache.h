@@ -89,6 +89,7 @@ void sched__lru_remove(kv_cache *cache, uint32_t id);
 uint32_t sched__pages_to_promise(const kv_cache *cache, uint32_t id, uint32_t n);
 /* Promises n slots of block id to the launch being built; enough pages are free. */
 void sched__promise(kv_cache *cache, uint32_t id, uint32_t n);
+void sched__unpromise(kv_cache *cache, uint32_t id, uint32_t n);
 /* Takes a promised slot of block id. */
 uint32_t sched__take_slot(kv_cache *cache, uint32_t id);
 /* Takes a slot back from a position of block id, for other positions of the block. A page goes back

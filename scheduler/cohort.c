@@ -49,7 +49,8 @@ static void count_out(scheduler *sched, cohort *coh) {
         sched->n_looping_live -= coh->n_live;
         *(coh->parked ? &sched->n_parked : &sched->n_looping_tail) -= coh->n_tail;
     }
-    if (!list_empty(&coh->stage_link) && !coh->awaits_mask) sched->n_to_coda -= coh->n_coda;
+    if (coh->drafting == DRAFT_WAITS) sched->n_to_draft--;
+    else if (!list_empty(&coh->stage_link) && !coh->awaits_mask) sched->n_to_coda -= coh->n_coda;
 }
 
 static void free_cohort(scheduler *sched, cohort *coh) {
@@ -64,7 +65,7 @@ static void free_cohort(scheduler *sched, cohort *coh) {
     give_rows(sched, coh->first_row);
     sched__tenant_of(sched, seq)->n_rows -= coh->n_rows;
     sched->home_rows[seq->prefix_key.home] -= coh->n_rows;
-    sched->n_decode_rows -= coh->decode;
+    *(coh->draft ? &sched->n_draft_rows : &sched->n_decode_rows) -= coh->decode;
     coh->owner = NULL;
     coh->after = sched->free_cohort;
     sched->free_cohort = coh;
@@ -85,9 +86,14 @@ static bool is_timed(const sequence *seq) {
     return seq->next_start >= seq->timed_from;
 }
 
+/* Whether the next cohort of seq begins behind the known tokens. */
+static bool is_draft(const sequence *seq) {
+    return seq->next_start >= seq->n_tokens;
+}
+
 /* Whether the next cohort of seq is a decode step. */
 static bool is_decode(const sequence *seq) {
-    return is_timed(seq) ||
+    return is_timed(seq) || is_draft(seq) ||
            (seq->next_start >= seq->req.n_prompt && seq->next_start + 1 == seq->n_tokens);
 }
 
@@ -99,10 +105,16 @@ void sched__want_start(scheduler *sched, sequence *seq) {
 static uint32_t next_cohort_rows(const scheduler *sched, const sequence *seq) {
     /* Chunks end at fixed positions, whatever the load. */
     uint32_t end = (seq->next_start / sched->chunk + 1) * sched->chunk;
-    if (is_timed(seq)) return 1;
+    if (is_timed(seq) || is_draft(seq)) return 1;
     if (end > seq->n_tokens) end = seq->n_tokens;
     if (end > seq->timed_from) end = seq->timed_from;
     return end - seq->next_start;
+}
+
+static void forget_slots(const scheduler *sched, uint32_t row) {
+    uint32_t *slots = sched__row_slots(sched, row);
+    for (uint32_t i = 0; slots && i < sched->n_planes; i++)
+        slots[i] = NONE;
 }
 
 static void start_cohort(scheduler *sched, sequence *seq) {
@@ -112,12 +124,14 @@ static void start_cohort(scheduler *sched, sequence *seq) {
     *coh = (cohort){.owner = seq, .first = seq->next_start, .n_rows = n, .n_live = n, .n_coda = n};
     coh->timed = is_timed(seq);
     if (coh->timed) coh->began = seq->clock;
+    coh->draft = is_draft(seq);
     coh->decode = coh->timed || (seq->next_start >= seq->req.n_prompt && n == 1);
     coh->list = coh->decode ? LIST_DECODE : LIST_PROMPT;
-    sched->n_decode_rows += coh->decode;
+    *(coh->draft ? &sched->n_draft_rows : &sched->n_decode_rows) += coh->decode;
     sched__tenant_of(sched, seq)->n_rows += n;
     sched->home_rows[seq->prefix_key.home] += n;
     coh->first_row = coh->coda_row = take_rows(sched, n, seq->next_start);
+    if (coh->decode) forget_slots(sched, coh->first_row);
     list_init(&coh->loop_link);
     list_init(&coh->stage_link);
     list_init(&coh->picks);
@@ -129,7 +143,57 @@ static void start_cohort(scheduler *sched, sequence *seq) {
     list_insert_before(&sched->to_prelude, &coh->stage_link);
     sched->n_to_prelude += n;
     /* The clock at which the next timed position begins is known when this one has halted. */
-    if (seq->next_start == seq->n_tokens || coh->timed) list_remove(&seq->start_link);
+    if (seq->next_start >= seq->n_tokens || coh->timed) list_remove(&seq->start_link);
+}
+
+/* ---- drafts ---- */
+
+void sched__start_draft(scheduler *sched, sequence *seq, uint16_t drafted_after) {
+    start_cohort(sched, seq);
+    seq->last->drafted_after = drafted_after;
+    seq->last->place = (uint16_t)(seq->n_drafts - 1);
+}
+
+void sched__keep_draft(scheduler *sched, cohort *coh) {
+    coh->draft = false;
+    sched->n_draft_rows--;
+    sched->n_decode_rows++;
+}
+
+/* Its map entries stay and name slots of others. Nobody reads them: a row reads an entry only after
+ * a row of that position has set it anew. */
+static void give_slots(scheduler *sched, const cohort *coh) {
+    const sequence *seq = coh->owner;
+    uint32_t id = seq->blocks[coh->first / ENG_BLOCK];
+    uint32_t n_slots = plan_planes(sched->plan, seq->prefix_key.max_loops);
+    const uint32_t *slots = sched__row_slots(sched, coh->first_row);
+    kv_cache *cache = sched__cache_of(sched, seq);
+    for (uint32_t i = 0; i < sched->n_planes; i++) {
+        if (slots[i] != NONE) sched__give_slot(cache, id, slots[i]);
+    }
+    if (slots[plan_plane_loop(sched->plan, 0)] == NONE) return;
+    cache->blocks[id].full_depth_slots -= n_slots;
+    cache->full_depth_slots -= n_slots;
+}
+
+/* Of a launch being reserved. */
+static void give_promises(const scheduler *sched, cohort *coh) {
+    for (list_link *link = coh->picks.next; link != &coh->picks; link = link->next) {
+        uint32_t n = sched__pick_at(link)->n_promised;
+        if (n == 0) continue;
+        sched__unpromise(sched__cache_of(sched, coh->owner),
+                         coh->owner->blocks[coh->first / ENG_BLOCK], n);
+    }
+}
+
+void sched__undo_last(scheduler *sched, sequence *seq) {
+    cohort *coh = seq->last;
+    uint32_t free_pages = sched__cache_of(sched, seq)->n_free_pages;
+    seq->next_start = coh->first;
+    give_promises(sched, coh);
+    if (coh->first / ENG_BLOCK < seq->n_blocks) give_slots(sched, coh);
+    if (sched__cache_of(sched, seq)->n_free_pages > free_pages) sched->epoch++;
+    free_cohort(sched, coh);
 }
 
 static sequence *first_of(const list_link *list) {
@@ -290,6 +354,7 @@ void sched__settle_cohort(scheduler *sched, cohort *coh) {
     change_list(sched, coh);
     if (coh->n_live == 0 && coh->raised_on_a_guess) sched__guess_failed(sched, coh);
     if (coh->n_live > 0 && !sched__loop_is_out(coh)) sched__raise_frontier(sched, coh);
+    sched__offer_draft(sched, coh);
     if (sched__may_park(sched, coh)) sched__park(sched, coh);
     queue_coda(sched, coh);
     want_next_timed(sched, coh);

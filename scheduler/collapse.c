@@ -24,10 +24,6 @@
  * many are kept for each running sequence (cohort.c), or tails could hold every row. */
 #include "scheduler/scheduler_internal.h"
 
-uint32_t *sched__loop_slots(const scheduler *sched, uint32_t row) {
-    return sched->loop_slots + (size_t)row * sched->limits.opts.ceiling_loops;
-}
-
 static bool runs_on(const cohort *coh) { /* it has a loop to start */
     return coh->looping && coh->next_loop < coh->owner->prefix_key.max_loops;
 }
@@ -48,7 +44,8 @@ static void collapse(scheduler *sched, flight *next, cohort *coh) {
     uint32_t n_loops = seq->prefix_key.max_loops, id = seq->blocks[coh->first / ENG_BLOCK];
     kv_cache *cache = sched__cache_of(sched, seq);
     uint32_t free_pages = cache->n_free_pages;
-    const uint32_t *slots = sched__loop_slots(sched, coh->first_row);
+    const uint32_t *slots =
+        sched__row_slots(sched, coh->first_row) + plan_plane_loop(sched->plan, 0);
     for (uint32_t loop = 0; loop + 1 < n_loops; loop++)
         sched__give_slot(cache, id, slots[loop]);
     if (cache->n_free_pages > free_pages) sched->epoch++;

@@ -26,8 +26,50 @@ void sched__fit_add(cost_fit *fit, uint32_t n_rows, uint64_t ns) {
     fit->base_ns = (fit->ns - fit->row_ns * fit->rows) / fit->weight;
 }
 
+static void learn(double *mean, double value, double memory) {
+    *mean += *mean > 0 ? (value - *mean) / memory : value;
+}
+
+/* Classes of sizes, two for each doubling. */
+static uint32_t size_class(uint32_t n_rows) {
+    uint32_t bits = 31 - (uint32_t)__builtin_clz(n_rows);
+    uint32_t at = bits == 0 ? 0 : 2 * bits - 1 + (n_rows >> (bits - 1) & 1);
+    return at < COST_SIZES ? at : COST_SIZES - 1;
+}
+
+/* One interrupted launch must not count much. */
+static void learn_size(cost_model *cost, uint32_t n_rows, double ns) {
+    uint32_t at = size_class(n_rows);
+    double *mean = &cost->loop_ns[at];
+    if (*mean > 0 && ns > 4 * *mean) ns = 4 * *mean;
+    learn(mean, ns, 16);
+    learn(&cost->loop_rows[at], n_rows, 16);
+}
+
 void sched__learn_launch(cost_model *cost, eng_stage stage, uint32_t n_rows, uint64_t ns) {
-    if (n_rows > 0) sched__fit_add(&cost->stage[stage], n_rows, ns);
+    if (n_rows == 0) return;
+    sched__fit_add(&cost->stage[stage], n_rows, ns);
+    if (stage == ENG_STAGE_RECURRENT) learn_size(cost, n_rows, (double)ns);
+}
+
+/* Small launches do not cost a base and a price for each row: on a CPU the first rows are free as
+ * long as the weights are read more slowly than multiplied, and experts are read by few rows each.
+ */
+double sched__loop_ns(const cost_model *cost, double n_rows) {
+    double fit = sched__fit_ns(&cost->stage[ENG_STAGE_RECURRENT], n_rows);
+    double rows[2] = {0, 0}, ns[2] = {0, 0}; /* the nearest sizes below and above */
+    for (uint32_t i = 0; i < COST_SIZES; i++) {
+        bool above = cost->loop_rows[i] > n_rows;
+        if (cost->loop_rows[i] == 0 || (above && rows[1] > 0)) continue;
+        rows[above] = cost->loop_rows[i];
+        ns[above] = cost->loop_ns[i];
+    }
+    if (rows[0] > 0 && rows[1] > 0)
+        return ns[0] + (ns[1] - ns[0]) * (n_rows - rows[0]) / (rows[1] - rows[0]);
+    if (rows[0] > 0) { /* beyond the largest size: with the price of the fit */
+        return ns[0] + (n_rows - rows[0]) * cost->stage[ENG_STAGE_RECURRENT].row_ns;
+    }
+    return fit;
 }
 
 /* Weighted by rows: the first launch full of prompt rows outweighs earlier small ones. */
@@ -36,10 +78,6 @@ void sched__learn_exits(cost_model *cost, uint32_t live, uint32_t exited) {
     cost->live_rows = cost->live_rows * 0.95 + live;
     cost->exited_rows = cost->exited_rows * 0.95 + exited;
     cost->exit_rate = cost->exited_rows / cost->live_rows;
-}
-
-static void learn(double *mean, double value, double memory) {
-    *mean += *mean > 0 ? (value - *mean) / memory : value;
 }
 
 void sched__learn_depth(cost_model *cost, uint16_t depth, bool prompt) {

@@ -9,11 +9,14 @@ typedef struct {
     double base_ns, row_ns;                  /* fitted: ns = base_ns + row_ns * rows */
 } cost_fit;
 
+enum { COST_SIZES = 16 }; /* of launches: 1, 2, 3, 4, 6, 8, 12, … rows */
+
 typedef struct {
-    cost_fit stage[3];             /* by eng_stage */
-    double live_rows, exited_rows; /* decayed sums over recurrent launches */
-    double exit_rate;              /* exits per live row and launch */
-    double mean_depth;             /* of positions; 0 = unknown, as for the other means */
+    cost_fit stage[3];                                 /* by eng_stage */
+    double loop_rows[COST_SIZES], loop_ns[COST_SIZES]; /* means over recurrent launches, by size */
+    double live_rows, exited_rows;                     /* decayed sums over recurrent launches */
+    double exit_rate;                                  /* exits per live row and launch */
+    double mean_depth; /* of positions; 0 = unknown, as for the other means */
     double mean_prompt_depth, mean_output_depth;
     double mean_output; /* tokens of an answer that came to its end */
     double waited_ns;   /* cost of waiting rows since the newest flush */
@@ -24,6 +27,8 @@ static inline double sched__fit_ns(const cost_fit *fit, double n_rows) {
     return fit->base_ns + fit->row_ns * n_rows;
 }
 
+/* Time of a recurrent launch: measured near this size, else by the fit. */
+double sched__loop_ns(const cost_model *cost, double n_rows);
 /* A launch of n_rows rows took ns; n_rows may be 0. */
 void sched__learn_launch(cost_model *cost, eng_stage stage, uint32_t n_rows, uint64_t ns);
 /* A recurrent launch ran `live` live rows, of which `exited` left the loop. */

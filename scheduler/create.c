@@ -114,6 +114,7 @@ static void init_lists(scheduler *sched) {
     list_init(&sched->want_decode);
     list_init(&sched->want_prompt);
     list_init(&sched->to_prelude);
+    list_init(&sched->to_draft);
     list_init(&sched->to_coda);
     list_init(&sched->to_mask);
     list_init(&sched->parked);
@@ -126,13 +127,12 @@ static int allocate_rows(scheduler *sched, err *e) {
     sched->rows = array_new(n, sizeof *sched->rows);
     sched->cohorts = array_new(n, sizeof *sched->cohorts);
     sched->mask = array_new((sched->plan->vocab_size + 63) / 64, sizeof *sched->mask);
+    bool keeps_slots = sched->rules.collapses || sched->rules.drafts;
     size_t n_slots;
-    if (!size_mul(n, sched->limits.opts.ceiling_loops, &n_slots)) n_slots = SIZE_MAX;
-    if (sched->rules.collapses) {
-        sched->loop_slots = array_new(n_slots, sizeof *sched->loop_slots);
-    }
-    if (!sched->rows || !sched->cohorts || !sched->mask ||
-        (sched->rules.collapses && !sched->loop_slots)) {
+    sched->n_planes = plan_planes(sched->plan, sched->limits.opts.ceiling_loops);
+    if (!size_mul(n, sched->n_planes, &n_slots)) n_slots = SIZE_MAX;
+    if (keeps_slots) sched->row_slots = array_new(n_slots, sizeof *sched->row_slots);
+    if (!sched->rows || !sched->cohorts || !sched->mask || (keeps_slots && !sched->row_slots)) {
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the scheduler");
     }
     for (uint32_t i = 0; i < n; i++) {
@@ -225,7 +225,7 @@ void sched_destroy(scheduler *sched) {
     free(sched->tenants);
     free(sched->rows);
     free(sched->cohorts);
-    free(sched->loop_slots);
+    free(sched->row_slots);
     sched__flights_deinit(sched);
     sched__launches_deinit(&sched->launches);
     free(sched->mask);

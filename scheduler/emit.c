@@ -11,27 +11,29 @@ static bool scores_next(const sequence *seq, uint32_t pos) {
     return seq->req.prompt_logprobs && pos + 1 < seq->req.n_prompt && pos + 1 >= seq->n_reported;
 }
 
+/* The token behind pos is not known, or only a draft. */
 static bool gives_token(const sequence *seq, uint32_t pos) {
-    return pos + 1 == seq->n_tokens && seq->req.max_tokens > 0;
+    return pos + 1 >= seq->n_tokens && seq->req.max_tokens > 0;
 }
 
-/* It is too early to stop. */
-static bool bans_stop_ids(const sequence *seq) {
-    return seq_n_output(seq) < seq->req.min_tokens && seq->req.n_stop_ids > 0;
+/* It is too early to stop after n_output tokens. */
+static bool bans_stop_ids(const sequence *seq, uint32_t n_output) {
+    return n_output < seq->req.min_tokens && seq->req.n_stop_ids > 0;
 }
 
 /* If the backend can pick the next token from the logits alone, they need not leave the device.
  * (Masks, penalties and bias are known here only.) */
-static bool backend_samples(const scheduler *sched, const sequence *seq) {
-    return sched->backend->info.samples && seq->req.constraint == NULL && !bans_stop_ids(seq) &&
-           eng_sampling_is_plain(&seq->req.sampling);
+static bool backend_samples(const scheduler *sched, const sequence *seq, uint32_t n_output) {
+    return sched->backend->info.samples && seq->req.constraint == NULL &&
+           !bans_stop_ids(seq, n_output) && eng_sampling_is_plain(&seq->req.sampling);
 }
 
 uint16_t sched__head_wanted(const scheduler *sched, const sequence *seq, uint32_t pos) {
     bool tapped = seq->req.tap && seq->req.tap_logits && pos >= seq->n_reported;
     if (tapped || scores_next(seq, pos)) return ENG_ROW_LOGITS;
     if (!gives_token(seq, pos)) return 0;
-    return backend_samples(sched, seq) ? ENG_ROW_SAMPLE : ENG_ROW_LOGITS;
+    bool samples = backend_samples(sched, seq, pos + 1 - seq->req.n_prompt);
+    return samples ? ENG_ROW_SAMPLE : ENG_ROW_LOGITS;
 }
 
 static void fill_choice(sched_event *event, const eng_choice *choice) {
@@ -80,14 +82,26 @@ static void ban(scheduler *sched, eng_mask *mask, uint32_t id) {
     sched->mask[id / 64] &= ~(UINT64_C(1) << (id % 64));
 }
 
-/* The tokens allowed by the constraint, minus the stop ids while it is too early to stop. A mask
- * without words allows every token. */
-static eng_mask mask_for(scheduler *sched, const sequence *seq) {
-    const eng_mask *given = seq->req.constraint ? seq->req.constraint->mask(seq->req.ud) : NULL;
-    eng_mask mask = given ? *given : (eng_mask){0};
-    for (uint32_t i = 0; bans_stop_ids(seq) && i < seq->req.n_stop_ids; i++)
+/* The tokens allowed by the constraint after n_output tokens, minus the stop ids while it is too
+ * early to stop. A mask without words allows every token. The mask behind a draft is not known. */
+static eng_mask mask_for(scheduler *sched, const sequence *seq, uint32_t n_output) {
+    eng_mask mask = {0};
+    if (n_output == seq_n_output(seq) && sched__mask(seq) == MASK_READY) {
+        const eng_mask *given = seq->req.constraint->mask(seq->req.ud);
+        if (given) mask = *given;
+    }
+    for (uint32_t i = 0; bans_stop_ids(seq, n_output) && i < seq->req.n_stop_ids; i++)
         ban(sched, &mask, seq->req.stop_ids[i]);
     return mask;
+}
+
+/* Draws the token behind the prompt and n_output tokens. */
+static int draw_one(scheduler *sched, const sequence *seq, uint32_t n_output, uint32_t n_top,
+                    const eng_mask *mask, const float *logits, eng_choice *out, err *e) {
+    eng_history history = {seq->tokens, seq->tokens + seq->req.n_prompt, seq->req.n_prompt,
+                           n_output};
+    return eng_sample(sched->sampler, &seq->req.sampling, &history, mask->words ? mask : NULL,
+                      logits, n_output, n_top, out, e);
 }
 
 static bool is_stop(const sequence *seq, uint32_t token) {
@@ -100,15 +114,12 @@ static bool is_stop(const sequence *seq, uint32_t token) {
 /* Draws a token and hands it to the constraint. If the constraint refuses it in spite of the mask,
  * bans it and draws another. When no token is left, only this sequence ends. */
 static err_code draw(scheduler *sched, const sequence *seq, const float *logits, eng_choice *out) {
-    eng_history history = {seq->tokens, seq->tokens + seq->req.n_prompt, seq->req.n_prompt,
-                           seq_n_output(seq)};
-    eng_mask mask = mask_for(sched, seq);
+    uint32_t n_output = seq_n_output(seq);
+    eng_mask mask = mask_for(sched, seq, n_output);
     for (int i = 0; i < REDRAWS; i++) {
         err e = {0};
-        if (eng_sample(sched->sampler, &seq->req.sampling, &history, mask.words ? &mask : NULL,
-                       logits, seq_n_output(seq), seq->req.n_top, out, &e) != 0) {
+        if (draw_one(sched, seq, n_output, seq->req.n_top, &mask, logits, out, &e) != 0)
             return e.code;
-        }
         if (!seq->req.constraint || seq->req.constraint->take(seq->req.ud, out->token))
             return ERR_NONE;
         ban(sched, &mask, out->token);
@@ -139,6 +150,9 @@ static void put_out(scheduler *sched, sequence *seq, uint16_t depth, const eng_c
                          .pos = seq->n_tokens,
                          .depth = depth};
     fill_choice(&event, choice);
+    bool runs = sched__judge_draft(sched, seq, choice->token);
+    /* With many sequences a trial is dearer, so it comes after as many more tokens. */
+    if (sched->draft_now.loops == 0) sched__age_drafts(&sched->drafts, 1.0 / sched->n_running);
     seq->tokens[seq->n_tokens++] = choice->token;
     sched->stats.output_tokens++;
     sched__tenant_of(sched, seq)->output_tokens++;
@@ -147,7 +161,7 @@ static void put_out(scheduler *sched, sequence *seq, uint16_t depth, const eng_c
         sched__end(sched, seq, SCHED_LENGTH, ERR_NONE, 0);
     } else {
         sched__want_mask(sched, seq);
-        sched__want_start(sched, seq);
+        if (!runs) sched__want_start(sched, seq);
     }
 }
 
@@ -167,6 +181,28 @@ static void next_token(scheduler *sched, sequence *seq, uint16_t depth, const fl
     } else {
         sched__end(sched, seq, SCHED_FAILED, failure, 0);
     }
+}
+
+/* A draft without a token, by NaN or an empty mask, is none: the verdict will tell. */
+void sched__finish_draft(scheduler *sched, cohort *coh, const float *logits,
+                         const eng_choice *choice) {
+    sequence *seq = coh->owner;
+    uint32_t n_output = coh->first + 1 - seq->req.n_prompt;
+    eng_choice own = {.token = ENG_NO_TOKEN};
+    coh->drafting = DRAFTS_NOTHING;
+    if (choice == NULL) {
+        err e = {0};
+        uint64_t began = clock_ns();
+        eng_mask mask = mask_for(sched, seq, n_output);
+        if (draw_one(sched, seq, n_output, 0, &mask, logits, &own, &e) != 0)
+            own.token = ENG_NO_TOKEN;
+        uint64_t took = clock_ns() - began;
+        sched->stats.sample_ns += took;
+        sched__charge_host(sched, seq, took);
+        choice = &own;
+    }
+    if (choice->token == ENG_NO_TOKEN || is_stop(seq, choice->token)) coh->drafting = DRAFT_ENDS;
+    else sched__take_draft(sched, coh, choice->token);
 }
 
 /* Reports a position once, when it is first finished. */

@@ -93,9 +93,10 @@ bool sched__loop_is_out(const cohort *coh) {
 
 /* ---- rows ---- */
 
-eng_edit *sched__place(scheduler *sched, flight *next, const sequence *seq, uint32_t pos,
+eng_edit *sched__place(scheduler *sched, flight *next, const sequence *seq, uint32_t row,
                        uint32_t plane, uint32_t n_planes) {
-    uint32_t id = seq->blocks[pos / ENG_BLOCK];
+    uint32_t pos = sched->rows[row].pos, id = seq->blocks[pos / ENG_BLOCK];
+    uint32_t *slots = sched__row_slots(sched, row);
     eng_edit *edit = &next->edits[next->n_edits++];
     *edit = (eng_edit){.block = id,
                        .slot = sched__take_slot(sched__cache_of(sched, seq), id),
@@ -103,6 +104,7 @@ eng_edit *sched__place(scheduler *sched, flight *next, const sequence *seq, uint
                        .n_planes = (uint16_t)n_planes,
                        .off = (uint8_t)(pos % ENG_BLOCK),
                        .home = seq->prefix_key.home};
+    if (slots) slots[plane] = edit->slot;
     return edit;
 }
 

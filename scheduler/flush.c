@@ -4,8 +4,19 @@
  * coda launches of all ready rows, then the prelude launches of all new rows. */
 #include "scheduler/scheduler_internal.h"
 
+/* With drafts, one row of a sequence leads and the others follow it. So sequences are counted, not
+ * rows: those that cannot go on without a coda, and those whose leading row loops on. */
+static bool sequences_wait(scheduler *sched) {
+    double held = sched__held_up(sched), leading = sched__leading(sched);
+    if (held == 0) return true;
+    if (leading == 0 || (sched->draft_now.trial && sched->n_to_draft > 0)) return false;
+    double looping = (double)sched->n_looping_live + sched->n_looping_tail;
+    return sched__charge_wait(&sched->cost, leading, looping, held);
+}
+
 /* Given the next recurrent launch, which rows of tenants sitting out will not join. */
 static bool waits_by_cost(scheduler *sched) {
+    if (sched->n_draft_rows + sched->n_to_draft > 0) return sequences_wait(sched);
     double live = sched->n_looping_live, looping = live + sched->n_looping_tail;
     if (sched->live_sitting_out < live && sched->rows_sitting_out < looping) {
         looping -= sched->rows_sitting_out;
@@ -16,7 +27,7 @@ static bool waits_by_cost(scheduler *sched) {
 }
 
 bool sched__flush_pays(scheduler *sched) {
-    uint32_t ready = sched->n_to_coda + sched->n_to_prelude;
+    uint32_t ready = sched->n_to_coda + sched->n_to_draft + sched->n_to_prelude;
     if (ready == 0) return false;
     if (sched->n_looping_live == 0) {
         return sched->rules.flush != FLUSH_WHEN_NONE_LOOPS || sched->n_looping_tail == 0;

@@ -19,10 +19,11 @@ void sched__build_prelude(scheduler *sched, flight *next) {
     for (uint32_t i = 0; i < next->n_picks; i++) {
         picked *pick = &next->picks[i];
         const sequence *seq = pick->cohort->owner;
+        pick->cohort->n_run += pick->n_rows;
         for (uint32_t row = pick->first_row; row != NONE; row = sched->rows[row].next) {
-            uint32_t pos = sched__add_row(sched, next, pick, row)->pos;
+            (void)sched__add_row(sched, next, pick, row);
             for (uint32_t k = 0; k < plan->n_prelude; k += plan->n_core)
-                (void)sched__place(sched, next, seq, pos, plan_plane_prelude(plan, k), 1);
+                (void)sched__place(sched, next, seq, row, plan_plane_prelude(plan, k), 1);
         }
     }
 }
@@ -65,17 +66,23 @@ static bool choose_coda_rows(scheduler *sched, flight *next, cohort *coh, uint32
     return row == NONE;
 }
 
+/* Rows whose positions are done first: their results come first, and decide over the drafts. */
 void sched__choose_coda(scheduler *sched, flight *next) {
     uint32_t n_rows = 0, n_heads = 0;
     for (list_link *link = sched->to_coda.next; link != &sched->to_coda; link = link->next) {
         cohort *coh = OWNER_OF(link, cohort, stage_link);
-        if (!choose_coda_rows(sched, next, coh, &n_rows, &n_heads)) break;
+        if (!choose_coda_rows(sched, next, coh, &n_rows, &n_heads)) return;
+    }
+    for (list_link *link = sched->to_draft.next; link != &sched->to_draft; link = link->next) {
+        cohort *coh = OWNER_OF(link, cohort, stage_link);
+        if (!choose_coda_rows(sched, next, coh, &n_rows, &n_heads)) return;
+        next->picks[next->n_picks - 1].draft = true;
     }
 }
 
-static const eng_draw *add_draw(flight *next, const sequence *seq) {
+static const eng_draw *add_draw(flight *next, const sequence *seq, uint32_t pos, bool draft) {
     eng_draw *draw = &next->draws[next->n_draws++];
-    *draw = (eng_draw){&seq->req.sampling, seq_n_output(seq), seq->req.n_top};
+    *draw = (eng_draw){&seq->req.sampling, pos + 1 - seq->req.n_prompt, draft ? 0 : seq->req.n_top};
     return draw;
 }
 
@@ -84,10 +91,12 @@ static void add_coda_row(scheduler *sched, flight *next, picked *pick, uint32_t 
     const model_plan *plan = sched->plan;
     eng_row *row = sched__add_row(sched, next, pick, at);
     row->flags = sched__head_wanted(sched, seq, row->pos);
-    if (row->flags & ENG_ROW_SAMPLE) row->draw = add_draw(next, seq);
+    if (row->flags & ENG_ROW_SAMPLE) row->draw = add_draw(next, seq, row->pos, pick->draft);
     next->n_heads += row->flags != 0;
+    if (pick->draft) row->flags |= ENG_ROW_DRAFT;
+    if (pick->cohort->coda_placed) return;
     for (uint32_t i = 0; i < plan->n_coda; i += plan->n_core)
-        (void)sched__place(sched, next, seq, row->pos, plan_plane_coda(plan, i), 1);
+        (void)sched__place(sched, next, seq, at, plan_plane_coda(plan, i), 1);
 }
 
 void sched__build_coda(scheduler *sched, flight *next) {
@@ -96,6 +105,8 @@ void sched__build_coda(scheduler *sched, flight *next) {
         uint32_t row = pick->first_row;
         for (uint32_t k = 0; k < pick->n_rows; k++, row = sched->rows[row].next)
             add_coda_row(sched, next, pick, row);
+        pick->cohort->coda_placed |= pick->draft;
+        pick->cohort->n_run += pick->n_rows;
     }
 }
 
@@ -104,6 +115,12 @@ void sched__started_coda(scheduler *sched, flight *next) {
     for (uint32_t i = 0; i < next->n_picks; i++) {
         cohort *coh = next->picks[i].cohort;
         uint32_t n = next->picks[i].n_rows;
+        if (next->picks[i].draft) {
+            sched__take_draft_offer(sched, coh);
+            coh->drafting = DRAFT_IS_OUT;
+            sched->stats.draft_heads++;
+            continue;
+        }
         sched->n_to_coda -= n;
         coh->n_coda -= n;
         while (n-- > 0)
@@ -132,13 +149,24 @@ static void settle_coda_row(scheduler *sched, picked *pick, const eng_row *row, 
     sched__settle_cohort(sched, coh);
 }
 
+static void settle_row(scheduler *sched, picked *pick, const eng_row *row, heads unread) {
+    if (!pick->draft) {
+        settle_coda_row(sched, pick, row, unread);
+        return;
+    }
+    cohort *coh = pick->cohort;
+    sched__unpick(pick);
+    sched__finish_draft(sched, coh, row->flags & ENG_ROW_LOGITS ? unread.logits : NULL,
+                        row->flags & ENG_ROW_SAMPLE ? unread.choices : NULL);
+}
+
 void sched__settle_coda(scheduler *sched, flight *done, const eng_result *result) {
     heads unread = {result->logits, result->choices};
     for (uint32_t i = 0; i < done->n_rows; i++) {
         const eng_row *row = &done->rows[i];
         picked *pick = done->origins[i].pick;
         if (sched->beat && row->flags) sched->beat(sched->ud); /* logits: up to a millisecond */
-        if (pick->cohort) settle_coda_row(sched, pick, row, unread);
+        if (pick->cohort) settle_row(sched, pick, row, unread);
         if (row->flags & ENG_ROW_LOGITS) unread.logits += sched->plan->vocab_size;
         if (row->flags & ENG_ROW_SAMPLE) unread.choices++;
     }

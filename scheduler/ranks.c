@@ -74,6 +74,7 @@ void sched__begin(scheduler *sched, sequence *seq) {
 
 void sched__release(scheduler *sched, sequence *seq) {
     sched->epoch++;
+    sched__forget_drafts(sched, seq);
     sched__drop_cohorts(sched, seq);
     list_remove(&seq->start_link);
     sched__give_blocks(sched__cache_of(sched, seq), seq);

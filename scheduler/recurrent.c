@@ -33,14 +33,14 @@ static void add_loop(scheduler *sched, flight *next, picked *pick, uint32_t at) 
     }
     sched__doubt_row(pick, is_tail, row);
     if (!is_tail) count_exits(sched, next, coh, row);
-    eng_edit *edit = sched__place(sched, next, seq, row->pos, plan_plane_loop(sched->plan, loop),
+    eng_edit *edit = sched__place(sched, next, seq, at, plan_plane_loop(sched->plan, loop),
                                   sched->rules.last_stands_in ? max_loops - loop : 1);
     edit->guarded = (row->flags & ENG_ROW_GUARDED) != 0;
     edit->guard = row->guard;
     row_origin *origin = &next->origins[next->n_rows - 1];
     origin->slot = edit->slot;
     origin->prompt = row->pos < seq->req.n_prompt;
-    if (coh->timed) sched__loop_slots(sched, at)[loop] = edit->slot;
+    coh->n_run++;
 }
 
 /* Counts the slots that coh would take if every loop were stored. */
@@ -120,7 +120,7 @@ static uint32_t settle_rows(scheduler *sched, const flight *done, const eng_resu
 
 /* Every cohort leaves the launch before any is settled, because settling asks earlier cohorts. */
 void sched__settle_loops(scheduler *sched, flight *done, const eng_result *result) {
-    if (sched->n_to_coda > 0) sched->flush_waited++;
+    if (sched->n_to_coda + sched->n_to_draft > 0) sched->flush_waited++;
     uint32_t live_before = sched->n_looping_live;
     uint32_t n_live = settle_rows(sched, done, result);
     uint32_t exited = live_before - sched->n_looping_live;
@@ -131,5 +131,6 @@ void sched__settle_loops(scheduler *sched, flight *done, const eng_result *resul
     for (uint32_t i = 0; i < done->n_picks; i++) {
         if (done->picks[i].cohort) sched__settle_cohort(sched, done->picks[i].cohort);
     }
+    sched__follow_drafts(sched);
     sched__learn_exits(&sched->cost, n_live, exited);
 }

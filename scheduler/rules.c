@@ -25,6 +25,7 @@ int sched__rules_init(rule_set *out, const sched_opts *opts, err *e) {
                       .tails_end_early = !full,
                       .last_stands_in = last,
                       .collapses = collapse,
+                      .drafts = depthwise && !collapse && opts->drafts > 0,
                       .prelude_at_once = depthwise,
                       .batch_stays_whole = !depthwise};
     return 0;

@@ -21,6 +21,7 @@ typedef struct {
     bool tails_end_early;   /* the last loop of a tail writes keys and values only */
     bool last_stands_in;    /* the last executed loop's slot serves every deeper loop too */
     bool collapses;         /* generated positions run by a clock and give slots back: collapse.c */
+    bool drafts;            /* sequences may run ahead on drafted tokens: draft.c */
     bool prelude_at_once;   /* new rows do not wait for a flush */
     bool batch_stays_whole; /* a coda takes all rows, and all its tokens go on together */
 } rule_set;

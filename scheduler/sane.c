@@ -176,9 +176,21 @@ static bool clock_sane(const cohort *coh, err *e) {
     return true;
 }
 
+/* Drafts stand behind the known tokens, one row each, and only a row that loops may draft. */
+static bool drafts_sane(const cohort *coh, err *e) {
+    const sequence *seq = coh->owner;
+    MUST(coh->draft == (coh->first >= seq->n_tokens), "position %u of %u known is a draft: %d",
+         coh->first, seq->n_tokens, coh->draft);
+    MUST(!coh->draft || (coh->n_rows == 1 && coh->decode), "a chunk is drafted");
+    MUST(coh->drafting != DRAFT_WAITS || (coh->n_live == 1 && !list_empty(&coh->stage_link)),
+         "a row waits to draft that has left the loop");
+    return true;
+}
+
 static bool rows_sane(const scheduler *sched, uint8_t *seen, err *e) {
     memset(seen, 0, sched->n_rows);
     uint32_t n_free = 0, live = 0, tail = 0, parked = 0, coda = 0, prelude = 0, decode = 0;
+    uint32_t draft = 0, to_draft = 0;
     uint32_t at_home[ENG_MOST_HOMES] = {0};
     for (uint32_t row = sched->free_row; row != NONE && n_free <= sched->n_rows;
          row = sched->rows[row].next) {
@@ -198,7 +210,10 @@ static bool rows_sane(const scheduler *sched, uint8_t *seen, err *e) {
                 MUST(coh->next_loop <= loop, "a cohort overtook the one before");
                 loop = coh->next_loop;
             }
-            decode += coh->decode;
+            decode += coh->decode && !coh->draft;
+            draft += coh->draft;
+            to_draft += coh->drafting == DRAFT_WAITS;
+            if (!drafts_sane(coh, e)) return false;
             at_home[seq->prefix_key.home] += coh->n_rows;
             bool before = !coh->looping && coh->next_loop == 0;
             live += coh->looping ? coh->n_live : 0;
@@ -207,9 +222,12 @@ static bool rows_sane(const scheduler *sched, uint8_t *seen, err *e) {
             MUST(!coh->parked || (coh->n_live == 0 && sched__tick(coh) >= seq->frontier),
                  "a row that is needed is parked");
             prelude += before ? coh->n_rows : 0;
-            coda += !before && !list_empty(&coh->stage_link) && !coh->awaits_mask ? coh->n_coda : 0;
+            bool waits = !before && !list_empty(&coh->stage_link) && !coh->awaits_mask;
+            coda += waits && coh->drafting != DRAFT_WAITS ? coh->n_coda : 0;
         }
         MUST(at == seq->next_start, "cohorts of a sequence end early");
+        MUST(seq->n_drafts == 0 || at == seq->n_tokens + seq->n_drafts,
+             "%u drafts behind %u tokens, and cohorts up to %u", seq->n_drafts, seq->n_tokens, at);
     }
     for (uint32_t row = 0; row < sched->n_rows; row++)
         MUST(seen[row] == 1, "row %u leaked", row);
@@ -219,6 +237,7 @@ static bool rows_sane(const scheduler *sched, uint8_t *seen, err *e) {
     MUST(memcmp(at_home, sched->home_rows, sizeof at_home) == 0, "rows of homes are miscounted");
     MUST(decode == sched->n_decode_rows, "%u rows decode, %u counted", decode,
          sched->n_decode_rows);
+    MUST(draft == sched->n_draft_rows && to_draft == sched->n_to_draft, "drafts are miscounted");
     MUST(prelude == sched->n_to_prelude && coda == sched->n_to_coda, "waiting rows are miscounted");
     return true;
 }

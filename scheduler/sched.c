@@ -64,7 +64,8 @@ static int launch(scheduler *sched, eng_stage stage, err *e) {
     return 0;
 }
 
-/* Ends, since a launch takes at least the first row of `waiting` away, or preempts its owner. */
+/* Ends, since a launch takes at least the first row of `waiting` away, or preempts its owner, or
+ * withdraws it. */
 static int launch_all(scheduler *sched, eng_stage stage, const list_link *waiting, err *e) {
     while (!list_empty(waiting)) {
         if (launch(sched, stage, e) != 0) return -1;
@@ -88,12 +89,14 @@ static void admit(scheduler *sched) {
 static int flush(scheduler *sched, err *e) {
     sched__flush_begins(sched);
     if (launch_all(sched, ENG_STAGE_CODA, &sched->to_coda, e) != 0) return -1;
+    if (launch_all(sched, ENG_STAGE_CODA, &sched->to_draft, e) != 0) return -1;
     if (settle(sched, e) != 0) return -1;
     admit(sched);
     return launch_all(sched, ENG_STAGE_PRELUDE, &sched->to_prelude, e);
 }
 
 static int launch_round(scheduler *sched, err *e) {
+    if (sched->rules.drafts) sched__plan_drafts(sched);
     if (sched__flush_pays(sched)) {
         if (flush(sched, e) != 0) return -1;
     } else if (sched->rules.prelude_at_once) {

@@ -12,6 +12,7 @@
  * flight.c         the parts of one launch      ranks.c        waiting and running lists
  * tenant.c         shares of several tenants    masks.c        masks of constrained sequences
  * collapse.c       slots given back by policy collapse
+ * draft.c          drafted tokens, verdicts     lookahead.c    which rows draft, and how many
  * backlog.c        loops expected to run still  home.c         the rank of a sequence
  *
  * Beside the step: create.c, thread.c (a scheduler on its own thread), sane.c (every invariant,
@@ -24,6 +25,7 @@
 #define FATHOM_SCHEDULER_INTERNAL_H
 
 #include "scheduler/cost.h"
+#include "scheduler/draft_cost.h"
 #include "scheduler/evict.h"
 #include "scheduler/launches.h"
 #include "scheduler/rules.h"
@@ -40,15 +42,23 @@ typedef struct {
 
 typedef enum { LIST_DECODE, LIST_TAIL, LIST_PROMPT, N_LISTS } loop_list;
 
+/* A row that still loops, and the draft of the next token. */
+typedef enum {
+    DRAFTS_NOTHING,
+    DRAFT_WAITS,  /* in sched->to_draft */
+    DRAFT_IS_OUT, /* in a coda that is not settled */
+    DRAFT_ENDS    /* it named an end of the answer: nothing to go on with */
+} draft_state;
+
 /* Positions [first, first + n_rows) of one sequence that move together: a prompt chunk, or the one
  * row of a decode step. While it loops it is in one of sched->looping; its coda may run while its
  * tails loop on. */
 struct cohort {
     sequence *owner;
-    cohort *before, *after;            /* of the same sequence, by position */
-    list_link loop_link;               /* in sched->looping[list], or in sched->parked */
-    list_link stage_link;              /* in sched->to_prelude, then sched->to_coda or to_mask */
-    list_link picks;                   /* of picked.cohort_link: its launches, the newest last */
+    cohort *before, *after; /* of the same sequence, by position */
+    list_link loop_link;    /* in sched->looping[list], or in sched->parked */
+    list_link stage_link;   /* in sched->to_prelude, then to_draft, then to_coda or to_mask */
+    list_link picks;        /* of picked.cohort_link: its launches, the newest last */
     uint32_t first, n_rows, first_row; /* positions; the rows are linked by row_info.next */
     uint32_t coda_row;                 /* next row for the coda; NONE = all rows have entered it */
     uint32_t n_live, n_tail, n_coda;   /* rows by state: live, tail, waiting for the coda */
@@ -63,6 +73,12 @@ struct cohort {
     bool awaits_mask;       /* in sched->to_mask: ready for the coda but for the mask */
     bool timed;             /* one generated position under policy collapse: collapse.c */
     bool collapsed;         /* timed: its slots are given back */
+    bool draft;             /* its token is a draft without a verdict */
+    bool coda_placed;       /* the slots of its coda are taken: a draft of its own took them */
+    uint8_t drafting;       /* draft_state */
+    uint16_t drafted_after; /* draft: loops of the position before when it named the token */
+    uint16_t place;         /* draft: drafts without a verdict before it when it was drawn */
+    uint32_t n_run;         /* draft: rows run for it so far, in any stage */
 };
 
 /* Time of its next loop on its sequence's clock. */
@@ -89,7 +105,9 @@ typedef struct {
     const flight *flight;
     uint32_t first_row, n_rows; /* of these, a recurrent launch skips ROW_DONE */
     if_halted if_halted;
-    uint32_t guard; /* with LEAVE_OUT_WITH: a row */
+    uint32_t guard;      /* with LEAVE_OUT_WITH: a row */
+    bool draft;          /* coda: only to draft a token */
+    uint32_t n_promised; /* slots, while the launch is reserved */
 } picked;
 
 typedef struct {
@@ -160,6 +178,9 @@ struct scheduler {
     void *ud;
     kv_cache *caches; /* [n_homes] */
     cost_model cost;
+    draft_model drafts;
+    draft_choice draft_now;  /* how sequences draft at present */
+    uint64_t drafts_planned; /* stats.launches of recurrent launches when it was chosen */
     ahead_state ahead;
     eng_sampler *sampler;
 
@@ -182,12 +203,15 @@ struct scheduler {
     /* rows */
     row_info *rows;
     cohort *cohorts, *free_cohort; /* as many as rows */
-    uint32_t *loop_slots;          /* policy collapse: [n_rows][ceiling_loops] */
+    uint32_t *row_slots;           /* with rules.collapses or .drafts: [n_rows][n_planes] */
+    uint32_t n_planes;             /* of ceiling_loops */
     uint32_t n_rows, free_row, n_free_rows, max_rows, chunk;
-    uint32_t n_decode_rows;                 /* held by cohorts that decode */
-    list_link looping[N_LISTS], parked;     /* of cohort.loop_link */
-    list_link to_prelude, to_coda, to_mask; /* of cohort.stage_link */
-    uint32_t n_looping_live, n_looping_tail, n_parked, n_to_prelude, n_to_coda; /* rows */
+    uint32_t n_decode_rows;             /* held by cohorts that decode, without drafts */
+    uint32_t n_draft_rows;              /* held by drafts */
+    list_link looping[N_LISTS], parked; /* of cohort.loop_link */
+    list_link to_prelude, to_draft, to_coda, to_mask; /* of cohort.stage_link */
+    uint32_t n_looping_live, n_looping_tail, n_parked, n_to_prelude, n_to_draft,
+        n_to_coda; /* rows */
 
     /* Launches started and not settled: n_out from first_out on, oldest first. The next launch is
      * built in the flight after them. */
@@ -285,6 +309,12 @@ void sched__want_start(scheduler *sched, sequence *seq); /* its next cohort may 
  * cache. May free it. */
 void sched__settle_cohort(scheduler *sched, cohort *coh);
 void sched__drop_cohorts(scheduler *sched, sequence *seq);
+/* Takes one row for the draft behind the last cohort of seq; there is one. */
+void sched__start_draft(scheduler *sched, sequence *seq, uint16_t drafted_after);
+/* The draft of coh proved right. */
+void sched__keep_draft(scheduler *sched, cohort *coh);
+/* Frees the last cohort of seq and gives its slots back, as if it had never run. */
+void sched__undo_last(scheduler *sched, sequence *seq);
 void sched__free_if_over(scheduler *sched, cohort *coh); /* nothing is left for it to do */
 
 /* ---- pick.c ---- */
@@ -316,9 +346,13 @@ flight *sched__new_flight(scheduler *sched, eng_stage stage);
 void sched__pick(flight *next, cohort *coh, uint32_t first_row, uint32_t n_rows);
 void sched__unpick(picked *pick);
 void sched__drop_lost_picks(flight *next); /* of cohorts freed since they were picked */
-/* Takes a promised slot of position pos into planes [plane, plane + n_planes). */
-eng_edit *sched__place(scheduler *sched, flight *next, const sequence *seq, uint32_t pos,
+/* Takes a promised slot of a row's position into planes [plane, plane + n_planes). */
+eng_edit *sched__place(scheduler *sched, flight *next, const sequence *seq, uint32_t row,
                        uint32_t plane, uint32_t n_planes);
+/* [n_planes] The slots that a row took by plane, NONE where it took none. NULL: nobody asks. */
+static inline uint32_t *sched__row_slots(const scheduler *sched, uint32_t row) {
+    return sched->row_slots ? sched->row_slots + (size_t)row * sched->n_planes : NULL;
+}
 eng_row *sched__add_row(const scheduler *sched, flight *next, picked *pick, uint32_t row);
 
 /* ---- reserve.c ---- */
@@ -388,15 +422,40 @@ void sched__park(scheduler *sched, cohort *coh);
 void sched__raise_frontier(scheduler *sched, const cohort *coh);
 void sched__restart_frontier(sequence *seq);
 void sched__lower_frontier(scheduler *sched, sequence *seq, uint32_t loops);
+/* A launch is settled: where drafts run, tails need no loop beyond those of live rows. */
+void sched__follow_drafts(scheduler *sched);
 void sched__relieve_rows(scheduler *sched);
 
 /* ---- collapse.c ---- */
 
-uint32_t *sched__loop_slots(const scheduler *sched, uint32_t row); /* [ceiling_loops] */
 /* Whether a timed cohort may run its next loop by its sequence's clock. */
 bool sched__may_tick(const cohort *coh);
 /* Collapses each position that later loops than reader's last find collapsed. */
 void sched__collapse_before(scheduler *sched, flight *next, const cohort *reader);
+
+/* ---- lookahead.c ---- */
+
+/* Chooses how sequences draft, from time to time. */
+void sched__plan_drafts(scheduler *sched);
+/* A launch is settled for coh: it may draft the next token in the next coda. */
+void sched__offer_draft(scheduler *sched, cohort *coh);
+void sched__take_draft_offer(scheduler *sched, cohort *coh); /* out of sched->to_draft */
+/* Sequences that cannot go on without a coda; of the live rows, those that lead their sequence and
+ * loop on. */
+uint32_t sched__held_up(const scheduler *sched);
+uint32_t sched__leading(const scheduler *sched);
+
+/* ---- draft.c ---- */
+
+/* A row of coh named `token` after `loops` loops: the sequence goes on with it. */
+void sched__take_draft(scheduler *sched, cohort *coh, uint32_t token);
+/* The token behind the known ones is `token`. True: it had been drafted, and its position runs. */
+bool sched__judge_draft(scheduler *sched, sequence *seq, uint32_t token);
+void sched__withdraw_drafts(scheduler *sched, sequence *seq);
+/* Its drafts are lost with the sequence's place: they count as withdrawn. */
+void sched__forget_drafts(scheduler *sched, const sequence *seq);
+/* Withdraws the drafts of one sequence of a home, to make room. False: there are none. */
+bool sched__withdraw_some(scheduler *sched, uint32_t home);
 
 /* ---- backlog.c ---- */
 
@@ -412,6 +471,9 @@ uint64_t sched__loops_to_run(const scheduler *sched);
 
 /* ENG_ROW_LOGITS or ENG_ROW_SAMPLE if the position runs the head, or 0. */
 uint16_t sched__head_wanted(const scheduler *sched, const sequence *seq, uint32_t pos);
+/* A live position named a draft of the next token. */
+void sched__finish_draft(scheduler *sched, cohort *coh, const float *logits,
+                         const eng_choice *choice);
 /* logits or choice as wanted, else NULL. May end the sequence. */
 void sched__finish_position(scheduler *sched, sequence *seq, uint32_t pos, uint16_t depth,
                             const float *logits, const eng_choice *choice);

@@ -233,4 +233,5 @@ void sched__give_blocks(kv_cache *cache, sequence *seq) {
     while (seq->n_blocks > 0)
         sched__give_block(cache, seq->blocks[--seq->n_blocks]);
     seq->next_start = seq->coda_next = seq->n_offered = seq->frontier = seq->clock = 0;
+    seq->n_drafts = 0;
 }

@@ -43,6 +43,7 @@ typedef struct sequence {
     bool may_share;             /* looks into the prefix cache */
     uint32_t *tokens;           /* prompt, then output: room for n_prompt + max_tokens */
     uint32_t n_tokens;          /* known so far */
+    uint32_t n_drafts;          /* drafts behind them in tokens, each with a cohort: draft.c */
     uint32_t *blocks;
     uint32_t n_blocks;
     uint32_t next_start; /* first position not yet in a cohort */

@@ -74,6 +74,23 @@ void sched__lower_frontier(scheduler *sched, sequence *seq, uint32_t loops) {
     }
 }
 
+/* The first live row of a sequence is the deepest. */
+static void follow_live(scheduler *sched, sequence *seq) {
+    const cohort *coh = seq->first;
+    while (coh && coh->n_live == 0)
+        coh = coh->after;
+    if (coh) sched__lower_frontier(sched, seq, coh->next_loop + !sched__loop_is_out(coh));
+}
+
+/* Without drafts the frontier starts over with each generated position. */
+void sched__follow_drafts(scheduler *sched) {
+    if (sched->n_draft_rows == 0) return;
+    for (list_link *link = sched->running.next; link != &sched->running; link = link->next) {
+        sequence *seq = OWNER_OF(link, sequence, rank_link);
+        if (seq->n_drafts > 0) follow_live(sched, seq);
+    }
+}
+
 /* At most an eighth of a launch at a time, so decoding hardly slows down. */
 void sched__relieve_rows(scheduler *sched) {
     bool refused = !list_empty(&sched->want_decode) || !list_empty(&sched->want_prompt);

@@ -37,6 +37,7 @@ typedef struct {
     uint32_t block, off, plane; /* the place it was written for */
     bool written, halted;       /* halted: the position left the loop here, or its tail ended */
     bool collapsed;             /* stands in for all loops of its position */
+    bool draft;                 /* written by the coda of a draft */
 } fake_slot;
 
 typedef struct {
@@ -149,11 +150,16 @@ static void write_slot(fake *dev, const eng_row *row, uint32_t plane, uint64_t c
         return;
     }
     fake_slot *cell = slot_at(dev, row->home, slot);
-    if (cell->written)
+    bool again = cell->written && cell->draft;
+    if (cell->written && !again)
         breach(dev, "position %u plane %u: slot %u is written twice", row->pos, plane, slot);
-    *cell = (fake_slot){
-        .content = content, .block = block, .off = off, .plane = plane, .written = true};
-    dev->written++;
+    *cell = (fake_slot){.content = content,
+                        .block = block,
+                        .off = off,
+                        .plane = plane,
+                        .written = true,
+                        .draft = (row->flags & ENG_ROW_DRAFT) != 0};
+    dev->written += !again;
     dev->rows[row->row].last_slot = slot;
 }
 
@@ -174,6 +180,8 @@ static uint64_t attend(fake *dev, const eng_row *row, uint32_t plane) {
             breach(dev, "position %u reads position %u at plane %u: another's slot", row->pos, from,
                    plane);
         }
+        if (cell->draft && !(row->flags & ENG_ROW_DRAFT))
+            breach(dev, "position %u reads a draft of position %u", row->pos, from);
         if (cell->plane != plane) {
             bool stands_in = plane >= first_loop && cell->plane >= first_loop &&
                              (cell->collapsed ||
@@ -278,8 +286,12 @@ static void draw_token(fake *dev, const eng_draw *draw, const float *logits) {
 
 static void coda(fake *dev, const eng_launch *launch) {
     dev->codas++;
-    for (uint32_t i = 0; i < launch->n_rows; i++)
-        dev->hidden[i] = dev->rows[launch->rows[i].row].out;
+    for (uint32_t i = 0; i < launch->n_rows; i++) {
+        const fake_row *at = &dev->rows[launch->rows[i].row];
+        dev->hidden[i] = at->out;
+        if (!at->halted && !(launch->rows[i].flags & ENG_ROW_DRAFT))
+            breach(dev, "position %u: the last coda of a row that loops", launch->rows[i].pos);
+    }
     for (uint32_t plane = 0; plane < fake_bundles(&dev->opts, dev->opts.n_coda); plane++) {
         layer(dev, launch, fake_bundles(&dev->opts, dev->opts.n_prelude) + plane);
         for (uint32_t i = 0; i < launch->n_rows; i++)
@@ -293,7 +305,8 @@ static void coda(fake *dev, const eng_launch *launch) {
             breach(dev, "more than %u rows run the head", dev->opts.max_logits);
             break;
         }
-        model_logits(dev->hidden[i], dev->opts.vocab, dev->head);
+        model_logits(&dev->opts, dev->hidden[i], launch->rows[i].token, launch->rows[i].pos,
+                     (flags & ENG_ROW_DRAFT) != 0, dev->head);
         if (dev->codas == dev->opts.nan_at && heads == 1) dev->head[0] = NAN;
         if (flags & ENG_ROW_SAMPLE) draw_token(dev, launch->rows[i].draw, dev->head);
         if (!(flags & ENG_ROW_LOGITS)) continue;
@@ -335,6 +348,8 @@ static void check_rows(fake *dev, const eng_launch *launch) {
             breach(dev, "token out of range");
         if (row->flags & ENG_ROW_GUARDED && row->guard >= dev->opts.n_rows)
             breach(dev, "guard out of range");
+        if (row->flags & ENG_ROW_DRAFT && launch->stage != ENG_STAGE_CODA)
+            breach(dev, "a draft outside the coda");
         if (row->flags & ENG_ROW_SAMPLE && (!dev->opts.samples || row->draw == NULL))
             breach(dev, "a row to sample that cannot be");
         if (row->flags & (ENG_ROW_GUARDED | ENG_ROW_OR_TAIL) && dev->n_queued == 0)

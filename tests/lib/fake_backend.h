@@ -3,7 +3,8 @@
  * scheduler's: a slot is written before it is read, at the right plane, by the right position.
  * Under policy `last` a slot stands in for a deeper loop only if its position halted; under
  * `collapse` only the slot of a position's deepest loop stands in for others, once an edit says so,
- * and its other slots are not read again.
+ * and its other slots are not read again. The coda of a draft writes slots that only drafts may
+ * read, until the last coda of the position writes them anew.
  *
  * A launch is copied at its start and runs in wait(), as late as the contract allows. The next
  * launch overwrites the results of a wait, as early as the contract allows. */
@@ -28,6 +29,8 @@ typedef struct {
     uint32_t max_flights; /* 1 or 2 */
     bool samples;         /* takes ENG_ROW_SAMPLE */
     uint32_t n_homes;     /* each has n_slots and n_blocks of its own; 0: one cache */
+    /* Of 100 positions, so many favour the token that every draft favours. */
+    uint32_t agreement;
 } fake_opts;
 
 /* The number of slots of n layers of the prelude or coda. */
@@ -46,7 +49,7 @@ const char *fake_backend_breach(const eng_backend *backend);
 uint64_t fake_backend_launches(const eng_backend *backend);
 uint64_t
 fake_backend_schedule_hash(const eng_backend *backend); /* of every launch's rows and loops */
-/* Slots written, but not the ones given back by collapsing. */
+/* Slots written, but not the ones given back by collapsing; a draft's slot once. */
 uint64_t fake_backend_slots_written(const eng_backend *backend);
 /* Recurrent launches beyond loop 0, started while no launch was in flight. */
 uint64_t fake_backend_idle_loops(const eng_backend *backend);

@@ -80,7 +80,7 @@ uint16_t fake_seq_next(fake_seq *seq, uint32_t token, float *logits) {
     for (uint32_t plane = 0; plane < fake_bundles(opts, opts->n_coda); plane++) {
         x = mix(x, write_and_read(seq, fake_bundles(opts, opts->n_prelude) + plane, x));
     }
-    model_logits(x, opts->vocab, logits);
+    model_logits(opts, x, token, seq->n_done, false, logits);
     if (seq->n_done >= seq->depth.n_prompt) seq->clock += depth;
     seq->n_done++;
     return depth;

@@ -159,6 +159,27 @@ static void draw_flights(work *load, const work_case *spec) {
     if (moody && !(spec->simpler & WORK_ALWAYS_AHEAD)) load->mood = work_rand(&rng) | 1;
 }
 
+static uint32_t larger(uint32_t x, uint32_t y) {
+    return x > y ? x : y;
+}
+
+/* And with drafts of every quality, or none; half of the time with room for them. */
+static void draw_drafts(work *load, const work_case *spec) {
+    static const uint32_t qualities[] = {0, 30, 70, 95, 100};
+    uint64_t rng = spec->seed ^ UINT64_C(0x3333333333333333);
+    load->fake.agreement = qualities[draw(&rng, 0, 4)];
+    if (chance(&rng, 30) || spec->simpler & WORK_NO_DRAFTS) return;
+    load->opts.drafts = chance(&rng, 40) ? SCHED_DRAFTS_AUTO : draw(&rng, 1, 8);
+    load->opts.draft_loops = chance(&rng, 50) ? 0 : draw(&rng, 1, load->fake.max_loops);
+    if (chance(&rng, 50)) return;
+    fake_opts *fake = &load->fake;
+    fake->n_rows = larger(fake->n_rows, draw(&rng, 60, 300));
+    fake->max_launch = larger(fake->max_launch, draw(&rng, 20, 100));
+    fake->n_blocks = larger(fake->n_blocks, draw(&rng, 20, 80));
+    fake->n_slots = larger(fake->n_slots, fake->n_blocks * ENG_BLOCK * (fake->max_loops / 2 + 1));
+    load->opts.max_rows = larger(load->opts.max_rows, draw(&rng, 20, 64));
+}
+
 /* From a stream of its own too: the same traffic is of one tenant or of several. */
 static void draw_tenants(work *load, const work_case *spec) {
     uint64_t rng = spec->seed ^ UINT64_C(0x5555555555555555);
@@ -178,6 +199,7 @@ static void draw_work(work *load, const work_case *spec) {
     draw_machine(load, spec, &rng);
     draw_flights(load, spec);
     draw_tenants(load, spec);
+    draw_drafts(load, spec);
     load->n = draw(&rng, 1, WORK_MAX);
     for (uint32_t i = 0; i < load->n; i++) {
         uint64_t own = work_rand(&rng); /* dropping one leaves the others unchanged */
@@ -420,14 +442,15 @@ static void check_waits(work *load, const scheduler *sched, const sched_stats *s
 }
 
 /* Every slot handed out is written exactly once by the backend: the cache costs executed loops. (A
- * sequence preempted or cancelled in flight may hold unwritten slots.) */
+ * sequence preempted or cancelled in flight, and a draft, may hold unwritten slots.) */
 static void check_slots(work *load, const scheduler *sched, const eng_backend *backend,
                         const sched_stats *st) {
     uint64_t written = fake_backend_slots_written(backend);
     uint64_t handed_out = 0;
     for (uint32_t home = 0; home < sched->n_homes; home++)
         handed_out += sched->caches[home].n_handed_out;
-    if (st->preemptions + st->finished[SCHED_CANCELLED] > 0 || handed_out == written) return;
+    uint64_t unwritten = st->preemptions + st->finished[SCHED_CANCELLED] + st->drafts_withdrawn;
+    if (unwritten > 0 || handed_out == written) return;
     fail(load, "%llu slots were handed out for %llu written", (unsigned long long)handed_out,
          (unsigned long long)written);
 }
@@ -438,9 +461,13 @@ static void fill_report(work *load, scheduler *sched, eng_backend *backend, work
     sched_get_stats(sched, st);
     check_waits(load, sched, st);
     check_slots(load, sched, backend, st);
-    if (fake_backend_left_out(backend) != st->voided_rows && st->finished[SCHED_CANCELLED] == 0)
+    bool loses_rows = st->finished[SCHED_CANCELLED] + st->drafts_withdrawn > 0;
+    if (fake_backend_left_out(backend) != st->voided_rows && !loses_rows)
         fail(load, "the backend left out other rows than the scheduler knows");
     report->left_out = st->voided_rows;
+    report->drafts = st->draft_tokens;
+    report->drafts_accepted = st->drafts_accepted;
+    report->drafts_withdrawn = st->drafts_withdrawn;
     report->steps = st->steps;
     report->preemptions = st->preemptions;
     report->cached_tokens = st->prefix_hits;

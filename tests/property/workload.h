@@ -27,12 +27,14 @@ enum {
     WORK_ALWAYS_AHEAD = 128,
     WORK_ONE_TENANT = 256,
     WORK_NO_HOMES = 512,
-    WORK_SIMPLER_ALL = 1023,
+    WORK_NO_DRAFTS = 1024,
+    WORK_SIMPLER_ALL = 2047,
 };
 
 typedef struct {
     uint64_t launches, steps, preemptions, cached_tokens, tokens, cancelled, schedule;
     uint64_t left_out; /* rows */
+    uint64_t drafts, drafts_accepted, drafts_withdrawn;
     uint32_t requests, longest_wait;
 } work_report;
 

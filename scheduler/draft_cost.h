@@ -1,0 +1,41 @@
+/* draft_cost.h - how to draft: how often drafts are right, and what they save and cost. */
+#ifndef FATHOM_SCHED_DRAFT_COST_H
+#define FATHOM_SCHED_DRAFT_COST_H
+
+#include "scheduler/cost.h"
+
+typedef struct { /* by loops before the draft; decayed sums over verdicts */
+    double right[PLAN_MAX_LOOPS + 1], judged[PLAN_MAX_LOOPS + 1];
+} draft_model;
+
+typedef struct {
+    uint16_t loops; /* of a position before it drafts the next token; 0 = no drafts */
+    uint16_t most;  /* drafts of one sequence without a verdict */
+    bool trial;     /* it is not known to pay: one sequence at a time */
+    bool rare;      /* it seems not to pay: only now and then */
+} draft_choice;
+
+/* A verdict on a token drafted after so many loops. */
+void sched__learn_draft(draft_model *drafts, uint32_t loops, bool right);
+/* Tokens came without drafts: what is known of drafts grows older. */
+void sched__age_drafts(draft_model *drafts, double tokens);
+/* Probability that a draft after so many loops is right. */
+double sched__agreement(const draft_model *drafts, uint32_t loops);
+
+typedef struct {
+    double sequences;   /* that decode */
+    double other_rows;  /* of each recurrent launch: prompts, tails */
+    double depth;       /* loops of a position */
+    bool in_step;       /* every position runs `depth` loops */
+    uint32_t max_loops; /* most that any position runs */
+} draft_load;
+
+/* Expected ns for one token of all sequences together, if each drafts in this way. */
+double sched__token_ns(const cost_model *cost, const draft_model *drafts, const draft_load *load,
+                       draft_choice choice);
+/* The cheapest way, as far as known and hoped. loops, most: given by the user, or 0 and
+ * PLAN_MAX_LOOPS. */
+draft_choice sched__choose_draft(const cost_model *cost, const draft_model *drafts,
+                                 const draft_load *load, uint32_t loops, uint32_t most);
+
+#endif

@@ -1,0 +1,151 @@
+/* lookahead.c - which rows draft the next token, and when their coda is worth a flush. */
+#include "scheduler/scheduler_internal.h"
+
+#include <math.h>
+
+/* ---- how all sequences draft at present ---- */
+
+static draft_load load_of(const scheduler *sched) {
+    const sched_opts *opts = &sched->limits.opts;
+    double depth = opts->default_max_loops, mean = sched->cost.mean_output_depth;
+    bool runs_all = exit_rule_runs_all(sched->limits.exit, opts->default_threshold);
+    if (!runs_all && mean > 0 && mean < depth) depth = mean;
+    uint32_t n = 0;
+    for (list_link *link = sched->running.next; link != &sched->running; link = link->next) {
+        const sequence *seq = OWNER_OF(link, sequence, rank_link);
+        n += seq->n_tokens > seq->req.n_prompt;
+    }
+    double rows = (double)sched->n_looping_live + sched->n_looping_tail;
+    double others = rows - sched->n_decode_rows - sched->n_draft_rows;
+    return (draft_load){.sequences = n,
+                        .other_rows = others > 0 ? others : 0,
+                        .depth = depth,
+                        .in_step = runs_all,
+                        .max_loops = opts->default_max_loops};
+}
+
+static draft_choice choose(const scheduler *sched, const draft_load *load) {
+    const sched_opts *opts = &sched->limits.opts;
+    bool chosen = opts->drafts == SCHED_DRAFTS_AUTO;
+    uint32_t most = chosen || opts->drafts > SCHED_MAX_DRAFTS ? SCHED_MAX_DRAFTS : opts->drafts;
+    draft_choice choice =
+        sched__choose_draft(&sched->cost, &sched->drafts, load, opts->draft_loops, most);
+    if (chosen) return choice;
+    choice.trial = false;
+    if (choice.loops > 0) return choice;
+    /* The user wants drafts although they seem not to pay. */
+    double evenly = ceil(load->depth / (most + 1));
+    uint32_t loops = opts->draft_loops ? opts->draft_loops : (uint32_t)evenly;
+    return (draft_choice){.loops = (uint16_t)loops, .most = (uint16_t)most};
+}
+
+void sched__plan_drafts(scheduler *sched) {
+    enum { EACH = 8 }; /* recurrent launches */
+    uint64_t now = sched->stats.launches[ENG_STAGE_RECURRENT];
+    if (now < sched->drafts_planned + EACH && sched->drafts_planned > 0) return;
+    draft_load load = load_of(sched);
+    if (load.sequences == 0) return;
+    sched->drafts_planned = now;
+    sched->draft_now = choose(sched, &load);
+    sched->stats.draft_loops_now = sched->draft_now.loops;
+    sched->stats.drafts_now = sched->draft_now.most;
+}
+
+/* ---- which rows draft ---- */
+
+/* It is the newest row of its sequence, loops on, and nothing is known behind it. */
+static bool leads(const cohort *coh) {
+    const sequence *seq = coh->owner;
+    return coh->decode && !coh->timed && coh == seq->last && coh->n_live == 1 &&
+           coh->first + 1 == seq->n_tokens + seq->n_drafts;
+}
+
+/* Its next token, if drafted, would be run and not only put out. */
+static bool goes_on(const sequence *seq, const cohort *coh) {
+    return (uint64_t)coh->first + 2 < (uint64_t)seq->req.n_prompt + seq->req.max_tokens;
+}
+
+/* The keys and values that its coda reads were written, if only by drafts. */
+static bool coda_can_read(const scheduler *sched, const cohort *coh) {
+    const cohort *earlier = coh->before;
+    return plan_planes_coda(sched->plan) == 0 || earlier == NULL || earlier->coda_placed ||
+           earlier->coda_row == NONE;
+}
+
+/* Drafts take rows, places in launches and pages that nobody else wants. */
+static bool has_room(const scheduler *sched, const sequence *seq) {
+    uint64_t pages, blocks, looping = (uint64_t)sched->n_looping_live + sched->n_looping_tail;
+    if (!list_empty(&sched->want_decode) || !list_empty(&sched->want_prompt)) return false;
+    if (sched->n_free_rows <= sched->n_rows / 4 + sched->n_to_draft) return false;
+    if (looping + sched->n_to_prelude + sched->n_to_draft >= sched->max_rows) return false;
+    sched__room_for(sched__cache_of(sched, seq), seq->req.tenant, &pages, &blocks);
+    uint64_t each = sched->n_planes / PAGE_SLOTS + 1, n = (uint64_t)sched->n_draft_rows + 2;
+    return pages >= n * each + sched->home_running[seq->prefix_key.home] && blocks >= n;
+}
+
+/* Drafts without a verdict at hand. */
+static uint32_t open_drafts(const sequence *seq) {
+    const cohort *judge = seq->last;
+    for (uint32_t i = 0; i < seq->n_drafts; i++)
+        judge = judge->before;
+    return seq->n_drafts - (seq->n_drafts > 0 && (judge == NULL || judge->n_live == 0));
+}
+
+/* On trial, one sequence drafts at a time, and rarely when it seems not to pay. */
+static bool has_turn(const scheduler *sched, const sequence *seq) {
+    enum { WINDOW = 16, ONE_IN = 8 }; /* recurrent launches */
+    if (!sched->draft_now.trial || seq->n_drafts > 0) return true;
+    uint64_t window = sched->stats.launches[ENG_STAGE_RECURRENT] / WINDOW;
+    if (sched->draft_now.rare && window % ONE_IN != 0) return false;
+    return sched->n_draft_rows + sched->n_to_draft == 0;
+}
+
+static bool may_draft(const scheduler *sched, const cohort *coh) {
+    const sequence *seq = coh->owner;
+    draft_choice now = sched->draft_now;
+    return now.loops > 0 && coh->drafting == DRAFTS_NOTHING && coh->looping &&
+           coh->next_loop >= now.loops && coh->next_loop < seq->prefix_key.max_loops &&
+           open_drafts(seq) < now.most && leads(coh) && goes_on(seq, coh) &&
+           coda_can_read(sched, coh) && has_turn(sched, seq) && has_room(sched, seq);
+}
+
+void sched__offer_draft(scheduler *sched, cohort *coh) {
+    if (!sched->rules.drafts) return;
+    if (coh->drafting == DRAFT_WAITS) {
+        if (coh->n_live == 0) sched__take_draft_offer(sched, coh);
+    } else if (may_draft(sched, coh)) {
+        coh->drafting = DRAFT_WAITS;
+        list_insert_before(&sched->to_draft, &coh->stage_link);
+        sched->n_to_draft++;
+    }
+}
+
+void sched__take_draft_offer(scheduler *sched, cohort *coh) {
+    list_remove(&coh->stage_link);
+    coh->drafting = DRAFTS_NOTHING;
+    sched->n_to_draft--;
+}
+
+/* ---- who waits for a coda ---- */
+
+/* The verdict on seq's drafts is not urgent: its newest row goes on, or will be asked for more. */
+static bool runs_ahead(const scheduler *sched, const sequence *seq) {
+    const cohort *coh = seq->last;
+    return seq->n_drafts > 0 && open_drafts(seq) < sched->draft_now.most && coh->n_live == 1 &&
+           coh->drafting != DRAFT_ENDS && goes_on(seq, coh);
+}
+
+uint32_t sched__held_up(const scheduler *sched) {
+    uint32_t n = sched->n_to_draft;
+    const list_link *link = sched->to_coda.next;
+    for (; link != &sched->to_coda; link = link->next) {
+        const cohort *coh = OWNER_OF((uintptr_t)link, cohort, stage_link);
+        if (!runs_ahead(sched, coh->owner)) n += coh->n_coda;
+    }
+    return n;
+}
+
+uint32_t sched__leading(const scheduler *sched) {
+    uint32_t not_leading = sched->n_draft_rows + sched->n_to_draft;
+    return sched->n_looping_live > not_leading ? sched->n_looping_live - not_leading : 0;
+}
