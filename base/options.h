@@ -44,7 +44,9 @@ typedef struct {
     opt_type type;
     void *out; /* TEXT/CHOICE: const char **; FLAG: bool *; UINT and BYTES: uint64_t *; INT: int64_t
                 *; REAL: double *; GIVEN_REAL: opt_real *; TEXT_MANY: opt_list * */
-    const char *meta; /* "N", "DIR"; for CHOICE the accepted words, "a|b|c" */
+    /* "N", "DIR"; for CHOICE the accepted words, "a|b|c". One with a range takes whole numbers too;
+     * its last word "N" stands for them. The value is a text in any case. */
+    const char *meta;
     const char *help; /* one line, default included */
     double min, max;  /* range of numbers */
     bool required;
@@ -122,6 +124,8 @@ const opt_row *opt_find(const opt_command *command, const char *name, size_t len
 const opt_row *opt_marked(const opt_command *command, opt_mark mark);
 /* Appends its help with range, other names and "(required)". */
 void opt_describe(buf *out, const opt_command *command, const opt_row *row);
+/* Whether the option is a CHOICE that takes whole numbers besides its words. */
+bool opt_takes_number(const opt_row *row);
 /* Prints words from column `indent` on, up to column 100; each line after the first is indented as
  * far. */
 void opt_wrap(FILE *to, int indent, const char *text);

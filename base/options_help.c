@@ -23,7 +23,7 @@ const opt_row *opt_common(size_t n) {
 
 /* Appends the numbers that an option takes: " [1 to 65536]", " [at least 64K]". */
 static void add_range(buf *out, const opt_row *row) {
-    bool whole = row->type == OPT_UINT || row->type == OPT_INT;
+    bool whole = row->type == OPT_UINT || row->type == OPT_INT || opt_takes_number(row);
     if (row->max <= row->min || (row->max > MAX_SHOWN && row->min <= 0)) return;
     if (whole && row->max <= MAX_SHOWN) {
         buf_printf(out, " [%.0f to %.0f]", row->min, row->max);
@@ -36,6 +36,10 @@ static void add_range(buf *out, const opt_row *row) {
     } else if (whole) {
         buf_printf(out, " [at least %.0f]", row->min);
     }
+}
+
+bool opt_takes_number(const opt_row *row) {
+    return row->type == OPT_CHOICE && row->max > row->min;
 }
 
 void opt_describe(buf *out, const opt_command *command, const opt_row *row) {

@@ -65,19 +65,35 @@ static int set_uint(const opt_parser *self, const opt_row *row, const char *said
     return 0;
 }
 
+/* Keeps the text of a whole number in the row's range. */
+static int set_numeral(const opt_parser *self, const opt_row *row, const char *said,
+                       const char *text) {
+    char *end = NULL;
+    errno = 0;
+    double value = (double)strtoull(text, &end, 10);
+    if (*end) return opt__usage(self, "%s takes %s, not '%s'", said, row->meta, text);
+    if (errno || value < row->min || value > row->max)
+        return opt__usage(self, "%s must be %.0f to %.0f, not %s", said, row->min, row->max, text);
+    *(const char **)row->out = text;
+    return 0;
+}
+
 static int set_choice(opt_parser *self, const opt_row *row, const char *said, const char *text) {
     size_t n = strlen(text);
     nearest found;
     nearest_start(&found, text);
+    if (opt_takes_number(row) && isdigit((unsigned char)text[0]))
+        return set_numeral(self, row, said, text);
     for (const char *at = row->meta; *at;) {
         size_t len = strcspn(at, "|");
-        if (len == n && memcmp(at, text, n) == 0) {
+        bool last = at[len] == 0, numbers = last && opt_takes_number(row);
+        if (!numbers && len == n && memcmp(at, text, n) == 0) {
             *(const char **)row->out = text;
             return 0;
         }
-        const char *word = arena_strndup(&self->args->texts, at, len);
+        const char *word = numbers ? NULL : arena_strndup(&self->args->texts, at, len);
         if (word) nearest_offer(&found, word);
-        at += len + (at[len] == '|');
+        at += len + !last;
     }
     return opt__usage(self, "%s must be one of %s, not '%s'%s%s%s", said, row->meta, text,
                       found.best ? "; did you mean '" : "", found.best ? found.best : "",

@@ -37,7 +37,8 @@ void join_ranks(runtime_opts *opts);
 
 /* Rows of an opt_row table. MODEL_OPTION: the model, for take_model. ENGINE_OPTIONS: for each
  * command that runs a model; POLICY_OPTIONS: for commands that run it under one policy;
- * RUN_OPTIONS: for commands that run many requests. A row after them is the command's own. */
+ * RUN_OPTIONS: for commands that run many requests; SPECULATION_OPTIONS: for commands that generate
+ * for a reader. A row after them is the command's own. */
 /* One option a line, of any length. */
 /* clang-format off */
 #define GROUP_ENGINE OPT_GROUP("Model and engine")
@@ -77,6 +78,11 @@ void join_ranks(runtime_opts *opts);
     {"--halted-kv", OPT_CHOICE, &(o)->halted_kv, "exact|last|collapse", "whether a token that left the loop keeps filling the cache at deeper loops; exact: it does; last: deeper loops read what it wrote last; collapse: as exact, then a generated token keeps the entries of its deepest loop only (default: the model's)", 0, 0, false}, \
     GROUP_BATCHING, \
     {"--batching", OPT_CHOICE, &(o)->batching, "depthwise|lockstep|full", "which tokens share a launch: depthwise: tokens at any loop; lockstep: tokens at the same loop only; full: as lockstep, and every token runs every loop (default depthwise)", 0, 0, false}, \
+    OPT_GROUP("")
+#define SPECULATION_OPTIONS(o) \
+    GROUP_BATCHING, \
+    {"--speculate", OPT_CHOICE, &(o)->speculate, "auto|off|N", "let the model guess the next tokens from its early loops, and begin them before the token is certain; wrong guesses are dropped, so answers stay the same and only the speed changes; auto: while it pays; off: never; N: up to N tokens ahead; never with --halted-kv collapse, or with --batching lockstep or full (default auto)", 1, SCHED_MAX_DRAFTS, false}, \
+    {"--draft-loops", OPT_UINT, &(o)->draft_loops, "N", "loops of a token before the guess (default 0: chosen while it runs)", 0, PLAN_MAX_LOOPS, false}, \
     OPT_GROUP("")
 #define RUNNING_OPTION(o) \
     {"--max-running", OPT_UINT, &(o)->max_running, "N", "most sequences that run at once (default 256)", 1, 65536, false}

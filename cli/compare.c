@@ -273,6 +273,7 @@ static int compare_text(runtime_opts *run_opts, const options *opts, err *e) {
     if (run_opts->prompt_min_loops == 0) run_opts->prompt_min_loops = 1;
     run_opts->halted_kv = "exact"; /* so that there are rows for tails */
     run_opts->batching = "depthwise";
+    run_opts->speculate = "off"; /* it would change no answer */
     run_opts->max_running = 1;
     if (runtime_open(&rt, run_opts, e) != 0) return -1;
     int rc = run_compare(&rt, opts, e);
@@ -286,6 +287,7 @@ static int compare_answers(runtime_opts *run_opts, const options *opts, err *e) 
         .questions = opts->questions, .loops = opts->loops, .plot = opts->plot, .json = opts->json};
     run_opts->halted_kv = "exact";
     run_opts->batching = "depthwise";
+    run_opts->speculate = "off"; /* it would change no answer */
     run_opts->max_running = ASK_AT_ONCE;
     if (runtime_open(&rt, run_opts, e) != 0) return -1;
     int rc = ask_compare(&rt, &ask, e);

@@ -36,9 +36,11 @@ static void each_option(const opt_command *command,
     }
 }
 
-/* "a|b|c" as "a b c" */
-static void print_words(const char *words) {
-    for (; *words; words++)
+/* "a|b|c" as "a b c"; without the last word if it stands for a number. */
+static void print_words(const opt_row *row) {
+    const char *words = row->meta, *end = words + strlen(words);
+    if (opt_takes_number(row)) end = strrchr(words, '|');
+    for (; words < end; words++)
         putchar(*words == '|' ? ' ' : *words);
 }
 
@@ -71,7 +73,7 @@ static void bash_value(const opt_command *command, const opt_row *row) {
     printf("    '%s %s') ", command->command, row->name);
     if (kind == VALUE_WORDS) {
         printf("words='");
-        print_words(row->meta);
+        print_words(row);
         printf("' ;;\n");
     } else {
         printf("kind='%s' ;;\n", kinds[kind]);
@@ -155,7 +157,7 @@ static void zsh_value(const opt_row *row) {
     value_kind kind = kind_of(row);
     if (kind == VALUE_WORDS) {
         printf(":word:(");
-        print_words(row->meta);
+        print_words(row);
         printf(")");
         return;
     }
@@ -240,7 +242,7 @@ static void fish_value(const opt_row *row) {
     if (kind == VALUE_MODEL) printf(" -a '(__fathom_models)'");
     if (kind != VALUE_WORDS) return;
     printf(" -a '");
-    print_words(row->meta);
+    print_words(row);
     printf("'");
 }
 

@@ -251,6 +251,7 @@ int cmd_generate(opt_args *args) {
     const opt_row table[] = {
         ENGINE_OPTIONS(&opts.run),
         POLICY_OPTIONS(&opts.run),
+        SPECULATION_OPTIONS(&opts.run),
         {"--prompt", OPT_TEXT, &opts.prompt, "TEXT",
          "text to continue, or - for stdin without its last newline; the name of a special token "
          "in it is read as that token",

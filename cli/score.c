@@ -281,7 +281,7 @@ static int score(const runtime *rt, const options *opts, err *e) {
 }
 
 int cmd_score(opt_args *args) {
-    options opts = {0};
+    options opts = {.run.speculate = "off"}; /* nothing is generated */
     const opt_row table[] = {
         RUN_OPTIONS(&opts.run),
         {"--ids", OPT_TEXT, &opts.ids, "FILE",

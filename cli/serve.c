@@ -10,6 +10,7 @@ int cmd_serve(opt_args *args) {
         ENGINE_OPTIONS_ON(&opts.run, "auto|cpu|cuda|fake",
                           "; fake computes nothing and serves load tests"),
         POLICY_OPTIONS(&opts.run),
+        SPECULATION_OPTIONS(&opts.run),
         {"--host", OPT_TEXT, &opts.host, "ADDR", "address to listen on (default 127.0.0.1)", 0, 0,
          false},
         {"--port", OPT_UINT, &opts.port, "N", "port to listen on; 0: any free port (default 8080)",

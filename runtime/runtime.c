@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -127,6 +128,30 @@ static void fill_loops(sched_opts *settings, const runtime_opts *opts, const mod
     }
 }
 
+/* "auto" is off where the scheduler never drafts; a number is refused there. */
+static int fill_speculation(sched_opts *settings, const runtime_opts *opts, err *e) {
+    const char *asked = opts->speculate ? opts->speculate : "auto", *never = NULL;
+    if (settings->halted_kv == KV_COLLAPSE) never = "--halted-kv collapse";
+    else if (settings->batching == SCHED_LOCKSTEP) never = "--batching lockstep";
+    else if (settings->batching == SCHED_FULL) never = "--batching full";
+    if (strcmp(asked, "off") == 0) return 0;
+    if (strcmp(asked, "auto") == 0) {
+        settings->drafts = never ? 0 : SCHED_DRAFTS_AUTO;
+    } else if (never) {
+        return err_set(e, ERR_USAGE, "--speculate",
+                       "--speculate %s does not go with %s, which never guesses tokens ahead; give "
+                       "--speculate auto or off",
+                       asked, never);
+    } else {
+        settings->drafts = (uint32_t)strtoul(asked, NULL, 10);
+    }
+    settings->draft_loops = (uint32_t)opts->draft_loops;
+    if (settings->draft_loops <= settings->ceiling_loops) return 0;
+    return err_set(e, ERR_USAGE, "--draft-loops",
+                   "--draft-loops %u: a token of this model runs at most %u loops",
+                   settings->draft_loops, settings->ceiling_loops);
+}
+
 static int fill_sched(sched_opts *settings, const runtime_opts *opts, const model_plan *plan,
                       err *e) {
     sched_opts_default(settings);
@@ -148,7 +173,7 @@ static int fill_sched(sched_opts *settings, const runtime_opts *opts, const mode
     if (opts->wait_bound) settings->wait_bound = (uint32_t)opts->wait_bound;
     fill_loops(settings, opts, plan);
     if (opts->threshold.given) settings->default_threshold = threshold_of(opts, plan);
-    return 0;
+    return fill_speculation(settings, opts, e);
 }
 
 /* The number of row states. Unless under KV_LAST a sequence may hold one row per loop (tails), and

@@ -15,9 +15,10 @@ typedef struct {
     const char *exit_rule;     /* by name: exit_rule_find */
     const char *rank_split;    /* "columns", "sequences" */
     const char *initial_state; /* "zero", "seeded" */
+    const char *speculate;     /* "auto", "off", or most drafted tokens of a sequence in flight */
     bool packed_cache, no_tokenizer;
     uint64_t threads, cache_bytes, max_loops, max_rows, max_running, chunk, wait_bound;
-    uint64_t prompt_min_loops;
+    uint64_t prompt_min_loops, draft_loops;
     uint64_t min_loops;    /* --min-loops, which the command puts into its requests */
     uint64_t fake_us;      /* device "fake": µs to sleep per coda launch */
     opt_real threshold;    /* of the exit rule, as people write it */

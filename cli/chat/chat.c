@@ -198,6 +198,7 @@ int cmd_chat(opt_args *args) {
     const opt_row table[] = {
         ENGINE_OPTIONS(&opts.run),
         POLICY_OPTIONS(&opts.run),
+        SPECULATION_OPTIONS(&opts.run),
         {"--system", OPT_TEXT, &opts.system, "TEXT",
          "what the model is told before the conversation", 0, 0, false},
         {"--chat-template", OPT_TEXT, &opts.chat_template, "FILE|NAME",

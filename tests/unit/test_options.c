@@ -11,7 +11,7 @@
 #include <string.h>
 
 typedef struct {
-    const char *model, *kind;
+    const char *model, *kind, *ahead;
     bool quick;
     uint64_t port, bytes;
     int64_t top;
@@ -48,6 +48,7 @@ static outcome parse(const char *const words[8]) {
         OPT_BARE("--model"),
         OPT_NO_ENVIRONMENT("--kind"),
         {"--kind", OPT_CHOICE, &out.kind, "red|green", "kind", 0, 0, false},
+        {"--ahead", OPT_CHOICE, &out.ahead, "auto|off|N", "ahead", 1, 64, false},
         {"--quick", OPT_FLAG, &out.quick, NULL, "quick", 0, 0, false},
         OPT_GROUP("Numbers"),
         {"--port", OPT_UINT, &out.port, "N", "port", 0, 65535, false},
@@ -91,6 +92,15 @@ Test(options, every_type_takes_its_value_from_the_command_line) {
     cr_assert_eq(out.rate, 0.5);
     cr_assert(out.limit.given && out.limit.value == 0 && out.quick);
     cr_assert_str_eq(out.model, "models/demo");
+}
+
+Test(options, a_choice_with_a_range_takes_its_words_and_whole_numbers) {
+    static const char *const taken[] = {"auto", "off", "1", "64"};
+    for (size_t i = 0; i < ARRAY_LEN(taken); i++) {
+        outcome out = PARSE("--ahead", taken[i]);
+        cr_assert_eq(out.rc, 0, "%s", out.said);
+        cr_assert_str_eq(out.ahead, taken[i]);
+    }
 }
 
 Test(options, counts_take_thousands_and_bytes_take_powers_of_two) {
@@ -137,6 +147,13 @@ Test(options, a_wrong_command_line_is_refused_with_the_reason) {
         {{"--rate", "11"}, "--rate must be 0 to 10, not 11"},
         {{"--limit", ""}, "--limit takes a number, not ''"},
         {{"--kind", "gren"}, "must be one of red|green, not 'gren'; did you mean 'green'?"},
+        {{"--ahead", "0"}, "--ahead must be 1 to 64, not 0"},
+        {{"--ahead", "65"}, "--ahead must be 1 to 64, not 65"},
+        {{"--ahead", "99999999999999999999"}, "--ahead must be 1 to 64"},
+        {{"--ahead", "3x"}, "--ahead takes auto|off|N, not '3x'"},
+        {{"--ahead", "-1"}, "--ahead must be one of auto|off|N, not '-1'"},
+        {{"--ahead", "N"}, "--ahead must be one of auto|off|N, not 'N'"},
+        {{"--ahead", "atuo"}, "not 'atuo'; did you mean 'auto'?"},
         {{"--quick=maybe"}, "--quick takes true or false, not 'maybe'"},
         {{"--config", "/nothing"}, "--config: /nothing: No such file"},
         {{"--help=zebra"}, "no option is about 'zebra'"},

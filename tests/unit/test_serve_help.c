@@ -37,6 +37,8 @@ static double resolved(const char *name) {
         {"--max-queue-tokens", (double)in->max_queue_tokens},
         {"--fake-us-per-token", 0},
         {"--lame-duck-seconds", 0},
+        {"--draft-loops", in->draft_loops},
+        {"--speculate", in->drafts},
         {"--rank-seconds", ENG_RANKS_PATIENCE_S},
     };
     for (size_t i = 0; i < ARRAY_LEN(known); i++) {
@@ -84,6 +86,8 @@ static void check_row(const opt_row *opt) {
             char word[32];
             snprintf(word, sizeof word, "%.*s", (int)n, at);
             cr_assert_not_null(strstr(opt->meta, word), "%s: %s is no choice", opt->name, word);
+            if (strcmp(opt->name, "--speculate") == 0)
+                cr_assert_eq(resolved(opt->name), SCHED_DRAFTS_AUTO, "help says %s", word);
         }
     }
 }

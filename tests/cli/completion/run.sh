@@ -27,6 +27,7 @@ lines=(
     "fathom bench |engine kernels|not serve"
     "fathom bench engine --mo|--model --modes|not --model-name"
     "fathom bench --backe|--backend|not --modes"
+    "fathom serve --speculate |auto off|not N 1"
     "fathom completion |bash zsh fish|not serve"
     "fathom serve --chat-template READ|README.md|not --port"
 )
