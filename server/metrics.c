@@ -307,6 +307,38 @@ static void write_depth(metric_page *page, const srv *server, const sched_stats 
         "Most launches one after another that ever left out a ready row.", st->longest_wait);
 }
 
+void srv_metrics_speculation(const sched_stats *st, const char *labels, buf *out) {
+    metric_page page = {.out = out};
+    (void)snprintf(page.labels, sizeof page.labels, "%s", labels);
+    one(&page, "vllm:spec_decode_num_drafts_total", "counter",
+        "Chains of drafted tokens: each begins behind a token that is certain.",
+        (double)st->draft_chains);
+    one(&page, "vllm:spec_decode_num_draft_tokens_total", "counter",
+        "Drafted tokens that were begun before they were certain.", (double)st->draft_tokens);
+    one(&page, "vllm:spec_decode_num_accepted_tokens_total", "counter",
+        "Drafted tokens that turned out right.", (double)st->drafts_accepted);
+    static const char places[] = "vllm:spec_decode_num_accepted_tokens_per_pos_total";
+    head(&page, places, "counter",
+         "Drafted tokens that turned out right, by the number of uncertain tokens before them; the "
+         "last place counts all later ones.");
+    for (unsigned i = 0; i < SCHED_DRAFT_PLACES; i++)
+        sample_n(&page, places, "position", i, (double)st->accepted_by_place[i]);
+    one(&page, "fathom_withdrawn_drafts_total", "counter",
+        "Drafted tokens that were dropped, because an earlier token or they themselves were wrong.",
+        (double)st->drafts_withdrawn);
+    one(&page, "fathom_withdrawn_rows_total", "counter",
+        "Rows run, in any stage, for drafted tokens that were dropped.",
+        (double)st->withdrawn_rows);
+    one(&page, "fathom_draft_heads_total", "counter",
+        "Rows of the coda that only named a drafted token.", (double)st->draft_heads);
+    one(&page, "fathom_draft_loops", "gauge",
+        "Loops that a token runs now before it drafts the next one; 0: no token is drafted.",
+        st->draft_loops_now);
+    one(&page, "fathom_draft_limit", "gauge",
+        "Most drafted tokens of one sequence that may be uncertain now; 0: no token is drafted.",
+        st->drafts_now);
+}
+
 /* Of several homes: gauges without `home` are sums over them. */
 static void write_homes(metric_page *page, const sched_stats *st) {
     static const char *const states[] = {"free", "cached", "used"};
@@ -457,6 +489,7 @@ void srv_metrics_write(srv *server, buf *out) {
     write_info(&page, server);
     write_ranks(&page, server);
     write_depth(&page, server, &st);
+    srv_metrics_speculation(&st, page.labels, out);
     write_cache(&page, &st);
     write_homes(&page, &st);
     write_kv_events(&page, server);

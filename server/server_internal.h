@@ -393,6 +393,8 @@ typedef struct {
 void srv_metrics_init(srv_counts *counts, uint32_t max_context);
 void srv_observe(srv_hist *hist, double value, uint64_t times);
 void srv_metrics_write(srv *server, buf *out);
+/* The part of the page about speculation. labels: of every sample, "model_name=...". */
+void srv_metrics_speculation(const sched_stats *st, const char *labels, buf *out);
 void srv_handle_metrics(srv_req *req);
 /* Most loops that a token runs unless its request says otherwise; 0 until the model is loaded. */
 uint32_t srv_default_loops(const srv *server);

@@ -44,6 +44,8 @@ test("vLLM's names, types, labels and buckets", async () => {
         "vllm:request_prompt_tokens": "histogram", "vllm:request_generation_tokens": "histogram",
         "vllm:request_max_num_generation_tokens": "histogram", "vllm:request_params_max_tokens": "histogram",
         "vllm:request_params_n": "histogram", "vllm:iteration_tokens_total": "histogram",
+        "vllm:spec_decode_num_drafts_total": "counter", "vllm:spec_decode_num_draft_tokens_total": "counter",
+        "vllm:spec_decode_num_accepted_tokens_total": "counter", "vllm:spec_decode_num_accepted_tokens_per_pos_total": "counter",
     };
     const buckets = {
         "vllm:time_to_first_token_seconds": ".001 .005 .01 .02 .04 .06 .08 .1 .25 .5 .75 1 2.5 5 7.5 10 20 40 80 160 640 2560",
@@ -153,6 +155,28 @@ test("loops to run are those of waiting and running sequences, and 0 once they a
         assert.ok(last > 0);
         assert.deepEqual((await Promise.all(answers)).map((r) => r.json.usage.completion_tokens), [tokens, tokens, tokens]);
         assert.equal(await toRun(), 0);
+    });
+});
+
+test("drafted tokens are right or dropped, and a server with --speculate off drafts none", async () => {
+    const figures = async (s) => {
+        const ask = { ...body, max_tokens: 60 };
+        await s.post("/v1/completions", ask);
+        await s.idle();
+        const m = await s.metrics();
+        const of = (name) => m[`vllm:spec_decode_num_${name}_total`];
+        return { drafted: of("draft_tokens"), right: of("accepted_tokens"), dropped: m["fathom_withdrawn_drafts_total"],
+            places: Object.entries(m).filter(([k]) => k.startsWith("vllm:spec_decode_num_accepted_tokens_per_pos_total{")).map(([, v]) => v) };
+    };
+    await withServer(["--speculate", "4"], async (s) => {
+        const { drafted, right, dropped, places } = await figures(s);
+        assert.equal(places.length, 16);
+        assert.equal(places.reduce((a, b) => a + b), right);
+        assert.ok(right + dropped <= drafted, `${right} + ${dropped} of ${drafted}`);
+    });
+    await withServer(["--speculate", "off"], async (s) => {
+        const { drafted, right, dropped } = await figures(s);
+        assert.deepEqual([drafted, right, dropped], [0, 0, 0]);
     });
 });
 
