@@ -354,6 +354,14 @@ typedef struct {
  * calls. */
 size_t api__read_thought(api__thinker *thinker, const api_request *req, api__answer *answer,
                          const char *text, size_t ready, bool last);
+/* Where the text begins that follows what was given out. False: it is not known what follows, or
+ * nobody is to see it. */
+bool api__tail_at(const api__thinker *thinker, const api_request *req, size_t ready,
+                  size_t *from) WARN_UNUSED;
+/* How many of the n bytes that follow come before the mark that ends the reasoning, or what may
+ * become it. */
+size_t api__before_mark(const api__thinker *thinker, const api_request *req, const char *tail,
+                        size_t n);
 /* The text read so far ends in the reasoning, its marks and the blanks after it included. */
 bool api__is_thinking(const api__thinker *thinker, const api_request *req);
 /* The text of an answer takes this spelling of a mark in place of a control token, because such a

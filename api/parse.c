@@ -239,9 +239,15 @@ static int read_stream(api_request *req, const api__values *fields, err *e) {
         return api__bad_param(e, "stream_options", "must be an object");
     const json_t *usage = json_object_get(fields->stream_options, "include_usage");
     const json_t *each = json_object_get(fields->stream_options, "continuous_usage_stats");
-    if (api__read_bool(usage, "stream_options.include_usage", &req->include_usage, e) != 0)
+    const json_t *drafts = json_object_get(fields->stream_options, "include_drafts");
+    if (api__read_bool(usage, "stream_options.include_usage", &req->include_usage, e) != 0 ||
+        api__read_bool(each, "stream_options.continuous_usage_stats", &req->continuous_usage, e) !=
+            0 ||
+        api__read_bool(drafts, "stream_options.include_drafts", &req->include_drafts, e) != 0)
         return -1;
-    return api__read_bool(each, "stream_options.continuous_usage_stats", &req->continuous_usage, e);
+    if (!req->include_drafts || req->dialect->chunk_object) return 0;
+    return err_set(e, ERR_UNSUPPORTED, "stream_options.include_drafts",
+                   "stream_options.include_drafts is for completions and chat only");
 }
 
 static int read_logprobs(api_request *req, const api__values *fields, err *e) {

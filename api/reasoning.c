@@ -177,6 +177,19 @@ size_t api__read_thought(api__thinker *thinker, const api_request *req, api__ans
     return thinker->content;
 }
 
+bool api__tail_at(const api__thinker *thinker, const api_request *req, size_t ready, size_t *from) {
+    bool split = req->marks && thinker->state != CONTENT;
+    *from = split ? thinker->given : ready;
+    return !split || (thinker->state == THINKING && req->show_thought);
+}
+
+size_t api__before_mark(const api__thinker *thinker, const api_request *req, const char *tail,
+                        size_t n) {
+    if (req->marks == NULL || thinker->state == CONTENT || n == 0) return n;
+    const char *mark = req->marks->close, *found = memmem(tail, n, mark, strlen(mark));
+    return found ? (size_t)(found - tail) : n - begins_mark(tail, n, mark);
+}
+
 bool api__is_thinking(const api__thinker *thinker, const api_request *req) {
     if (req->marks == NULL) return false;
     if (thinker->state == BEFORE) return req->thinks_first;

@@ -100,7 +100,7 @@ int api_reply_create(api_reply **out, const api_context *ctx, api_request *steal
     reply->created = clock_unix_s();
     decide_what_to_keep(reply);
     if (make_id(reply, request_id, e) != 0 || make_choices(reply, e) != 0) goto fail;
-    if (make_constraints(reply, e) != 0) goto fail;
+    if (make_constraints(reply, e) != 0 || api__drafts_create(reply, e) != 0) goto fail;
     api__write_prefix(&reply->prefix, reply);
     if (reply->prefix.failed) {
         api__out_of_memory(e);
@@ -122,6 +122,7 @@ void api_reply_destroy(api_reply *reply) {
         api__answer_deinit(&reply->choices[i].answer);
         free(reply->choices[i].tokens);
         free(reply->choices[i].tops);
+        free(reply->choices[i].drafts);
         api__after_thought_destroy(reply->choices[i].after_thought);
         api__constraint_destroy(reply->choices[i].constraint);
     }
@@ -157,6 +158,7 @@ void api_reply_request(const api_reply *reply, uint32_t i, sched_request *out) {
         .prompt_logprobs = wants_prompt_events(req),
         .priority = req->priority,
         .salt = {req->salt[0], req->salt[1]},
+        .tell_drafts = reply->choices[i].drafts != NULL,
     };
     out->sampling.seed = seed_of(reply, i);
     if (reply->choices[i].after_thought) {
@@ -317,26 +319,28 @@ static bool marks_call(const api_reply *reply, uint32_t id) {
     return false;
 }
 
-static void add_text(const api_reply *reply, api__choice *choice, uint32_t id) {
+void api__token_text(const api_reply *reply, const api__choice *choice, uint32_t id, api_utf8 *utf8,
+                     buf *out) {
     const tokenizer *tok = reply->ctx->opts.tokenizer;
     const char *mark = api__spelled_mark(&choice->thinker, reply->req, id);
     size_t n;
     if (mark) {
-        api__utf8_bytes(&choice->utf8, mark, strlen(mark), &choice->text);
+        api__utf8_bytes(utf8, mark, strlen(mark), out);
         return;
     }
     if (!marks_call(reply, id)) {
-        api_utf8_token(&choice->utf8, tok, id, &choice->text);
+        api_utf8_token(utf8, tok, id, out);
         return;
     }
     const char *bytes = tokenizer_bytes(tok, id, &n);
-    api__utf8_bytes(&choice->utf8, bytes, n, &choice->text);
+    api__utf8_bytes(utf8, bytes, n, out);
 }
 
 static unsigned on_token(api_reply *reply, api__choice *choice, const sched_event *ev) {
     unsigned bits = 0;
     echo_prompt(reply, choice);
-    add_text(reply, choice, ev->token);
+    api__token_text(reply, choice, ev->token, &choice->utf8, &choice->text);
+    api__draft_judged(choice, ev->token);
     choice->n_output++;
     reply->n_output++;
     if (!keep_token(reply, choice, ev)) choice->text.failed = true;
@@ -423,7 +427,9 @@ unsigned api_reply_event(api_reply *reply, uint32_t i, const sched_event *ev, bu
     case SCHED_TOKEN:
         if (choice->state == API__RUNNING) bits = on_token(reply, choice, ev);
         break;
-    case SCHED_DRAFT: break;
+    case SCHED_DRAFT:
+        if (choice->state == API__RUNNING) api__draft_named(choice, ev, out->len < API__SLICE);
+        break;
     case SCHED_END: on_end(reply, choice, ev); break;
     }
     reply->bytes += api__choice_bytes(choice) - held;

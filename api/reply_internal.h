@@ -39,6 +39,12 @@ typedef struct {
     bool raw;            /* messages: the bytes are JSON, and not the text of a string */
 } api__cursor;
 
+/* The drafted tokens of a choice. ids[0] follows the newest token. */
+typedef struct {
+    uint32_t ids[SCHED_MAX_DRAFTS], n;
+    bool fresh; /* they changed since the last chunk */
+} api__drafts;
+
 typedef struct {
     uint32_t index;
     const api__prompt *prompt;
@@ -63,6 +69,7 @@ typedef struct {
     uint64_t n_output;
     api__answer answer; /* used if the answer is taken apart */
     api__thinker thinker;
+    api__drafts *drafts; /* NULL: the client asked for none */
     bool echoed;         /* the prompt's text was added */
     bool opened, closed; /* streams: the first chunk, and the chunk with the reason, were written */
     sched_finish finish;
@@ -119,6 +126,21 @@ static inline size_t api__choice_bytes(const api__choice *choice) {
                    choice->cap_tops * sizeof *choice->tops;
     return choice->answer.cap_parts ? bytes + api__answer_bytes(&choice->answer) : bytes;
 }
+
+/* Appends the text of a token, as the answer shows it. */
+void api__token_text(const api_reply *reply, const api__choice *choice, uint32_t id, api_utf8 *utf8,
+                     buf *out);
+
+/* ---- drafted tokens ---- */
+
+int api__drafts_create(api_reply *reply, err *e) WARN_UNUSED; /* where the request asks for them */
+/* A SCHED_DRAFT event. room: a chunk may be written only for it. */
+void api__draft_named(api__choice *choice, const sched_event *ev, bool room);
+/* A token came: confirms the first drafted token, or drops all. Call before it is counted. */
+void api__draft_judged(api__choice *choice, uint32_t token);
+/* The member "draft" of a chunk, with a comma before it; nothing without drafts. A reader that has
+ * much to read still gets none, so that drafts take no memory. */
+void api__write_draft(buf *out, const api_reply *reply, api__choice *choice);
 
 /* Writes an id as a JSON string: HEAD, the answer's own random part, the choice and `i`, such as
  * "call_9f86d081884c7d65_0_1". */

@@ -27,7 +27,7 @@ struct api_request {
     uint8_t n_stops;
     bool include_stop; /* keep the stop string in the text */
     sched_depth depth;
-    bool stream, include_usage, continuous_usage;
+    bool stream, include_usage, continuous_usage, include_drafts;
     bool echo, logprobs, return_depth, return_ids;
     bool prompt_logprobs; /* vLLM's field; echo has its own */
     uint32_t n_top, n_prompt_top;

@@ -33,7 +33,8 @@ static bool has_news(const api_reply *reply, const api__choice *choice) {
     if (choice->n_output == 0) return false; /* an echoed prompt is written with the first token */
     if (reply->ctx->opts.tokenizer == NULL)
         return choice->n_tokens > 0; /* the answer consists of ids */
-    return api__has_fresh(reply, choice);
+    return api__has_fresh(reply, choice) ||
+           (choice->drafts && choice->drafts->fresh && choice->opened);
 }
 
 static api__choice *next_with_news(api_reply *reply) {

@@ -21,7 +21,8 @@ static const struct {
     const char *names[MAX_NAMES];
 } objects[] = {
     {"depth", {"min_loops", "max_loops", "threshold"}},
-    {"stream_options", {"include_usage", "continuous_usage_stats", "include_obfuscation"}},
+    {"stream_options",
+     {"include_usage", "continuous_usage_stats", "include_drafts", "include_obfuscation"}},
     {"response_format", {"type", "json_schema", "schema", "name", "strict"}},
     {"response_format.json_schema", {"name", "description", "schema", "strict"}},
     {"text", {"format", "verbosity"}},

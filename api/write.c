@@ -145,12 +145,13 @@ bool api__step_chunk_close(buf *out, api_reply *reply, size_t end) {
     const api__cursor *cursor = &reply->cursor;
     api__choice *choice = api__chosen(reply);
     (void)end;
+    choice->sent = cursor->to;
+    if (!cursor->finished) api__write_draft(out, reply, choice);
     api__write_finish(out, reply, choice, cursor->finished);
     buf_puts(out, "}]");
     if (cursor->finished && choice->index == 0) api__write_warnings(out, reply);
     if (reply->req->continuous_usage) api__write_usage(out, reply);
     buf_puts(out, "}\n\n");
-    choice->sent = cursor->to;
     choice->opened = true;
     choice->closed = cursor->finished;
     api__drop_written(reply, choice, cursor->to_token);

@@ -22,6 +22,9 @@ static const struct {
      "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":"
      "\"text\",\"text\":\"a b\"}]}],"
      "\"stream\":true,\"return_depth\":true,\"max_tokens\":3}"},
+    {&api_dialect_chat,
+     "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"n\":2,\"stream\":"
+     "true,\"stream_options\":{\"include_drafts\":true},\"max_tokens\":3}"},
     {&api_dialect_completion, "{\"model\":\"demo\",\"prompt\":[1,2],\"echo\":true,\"max_tokens\":0,"
                               "\"logprobs\":1,\"cache_salt\":\"s\"}"},
     {&api_dialect_chat,
@@ -65,6 +68,8 @@ static int whole_answer(size_t row, buf *out, err *e) {
             bits |= api_event(reply, i, &ev, out, e);
         }
         for (uint32_t k = 0; k < seq_req.max_tokens && !(bits & API_FAILED); k++) {
+            sched_event draft = {.kind = SCHED_DRAFT, .token = 302, .pos = seq_req.n_prompt + k};
+            if (seq_req.tell_drafts) bits |= api_event(reply, i, &draft, out, e);
             sched_event ev = ev_token(ids[k % 3], 1, -1);
             bits |= api_event(reply, i, &ev, out, e);
         }

@@ -33,7 +33,7 @@ const sampling = (r) => ({
     ...some(r, 0.15, () => ({ n: r.pick([1, 2, null]) })), ...some(r, 0.15, () => ({ user: "me" })), ...some(r, 0.15, () => ({ logit_bias: { [r.below(2000)]: r.pick([-100, 1, 100]) } })),
     ...some(r, 0.1, () => ({ min_p: 0.1 })), ...some(r, 0.1, () => ({ top_k: r.pick([5, -1, 0]) })), ...some(r, 0.1, () => ({ repetition_penalty: 1.1 })),
     ...some(r, 0.1, () => ({ return_depth: true })), ...some(r, 0.1, () => ({ depth: { max_loops: 1 + r.below(8) } })),
-    ...some(r, 0.3, () => ({ stream: true, ...some(r, 0.5, () => ({ stream_options: { include_usage: r.chance(0.5) } })) })),
+    ...some(r, 0.3, () => ({ stream: true, ...some(r, 0.5, () => ({ stream_options: { include_usage: r.chance(0.5), ...some(r, 0.3, () => ({ include_drafts: r.chance(0.5) })) } })) })),
 });
 
 const talk = (r, rules = false) => {

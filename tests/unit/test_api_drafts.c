@@ -1,0 +1,426 @@
+/* test_api_drafts.c - drafted tokens in a stream: what a client is shown at each moment, and that
+ * the answer is the same with and without them. */
+#include "api/dialect_internal.h"
+#include "tests/lib/api_fixture.h"
+#include "tests/lib/testlib.h"
+
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+API_SUITE(api_drafts);
+
+#define COMPLETION(more)                                                                           \
+    "{\"model\":\"demo\",\"prompt\":\"In the\",\"max_tokens\":200,\"stream\":true,"                \
+    "\"stream_options\":{\"include_drafts\":true}" more "}"
+#define CHAT(more)                                                                                 \
+    "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"In\"}],\"max_tokens\":"    \
+    "200,\"stream\":true,\"stream_options\":{\"include_drafts\":true}" more "}"
+
+enum { MOST = 256 };
+
+/* ---- a client ---- */
+
+static const char *text_in(const buf *text) {
+    return text->len ? text->data : "";
+}
+
+typedef struct {
+    buf text, thought; /* all that was sent */
+    buf draft;         /* of the last chunk */
+    size_t chunks, drafts;
+} client;
+
+static void take(buf *to, const json_t *value) {
+    if (json_is_string(value)) buf_append(to, json_string_value(value), json_string_length(value));
+}
+
+static void take_chunk(client *self, const char *data, size_t n) {
+    json_t *root = json_loadb(data, n, JSON_REJECT_DUPLICATES, NULL);
+    cr_assert_not_null(root, "%.*s", (int)n, data);
+    const json_t *choice = json_array_get(json_object_get(root, "choices"), 0);
+    const json_t *delta = json_object_get(choice, "delta"), *draft;
+    take(&self->text, json_object_get(choice, "text"));
+    take(&self->text, json_object_get(delta, "content"));
+    take(&self->thought, json_object_get(delta, "reasoning_content"));
+    draft = json_object_get(choice, "draft");
+    cr_assert(draft == NULL || json_string_length(draft) > 0, "%.*s", (int)n, data);
+    buf_clear(&self->draft);
+    take(&self->draft, draft);
+    self->drafts += draft != NULL;
+    self->chunks++;
+    json_decref(root);
+}
+
+/* Takes all that was written, as a client that keeps up. */
+static void take_all(client *self, buf *out) {
+    const char *at = out->data ? out->data : "";
+    for (const char *end; (end = strstr(at, "\n\n")) != NULL; at = end + 2) {
+        cr_assert_eq(strncmp(at, "data: ", 6), 0, "%s", at);
+        if (at[6] == '{') take_chunk(self, at + 6, (size_t)(end - at) - 6);
+    }
+    cr_assert_eq(*at, 0, "half a chunk: %s", at);
+    buf_clear(out);
+}
+
+static void client_deinit(client *self) {
+    buf_deinit(&self->text);
+    buf_deinit(&self->thought);
+    buf_deinit(&self->draft);
+}
+
+/* ---- a model of what the client must see ---- */
+
+typedef struct {
+    api_reply *reply;
+    client seen;
+    buf out;
+    uint32_t prompt;    /* its tokens */
+    uint32_t ids[MOST]; /* certain, then drafted */
+    uint32_t certain, n;
+} run;
+
+static void begin(run *self, const api_dialect *dialect, const char *body) {
+    sched_request wants;
+    *self = (run){.reply = api_must_reply(&fixture, dialect, body)};
+    api_reply_request(self->reply, 0, &wants);
+    cr_assert(wants.tell_drafts);
+    self->prompt = wants.n_prompt;
+}
+
+static unsigned feed(run *self, const sched_event *ev) {
+    err e = {0};
+    unsigned bits = api_event(self->reply, 0, ev, &self->out, &e);
+    cr_assert_not(bits & API_FAILED, "%s", e.msg);
+    take_all(&self->seen, &self->out);
+    return bits;
+}
+
+static sched_event draft_event(const run *self, uint32_t id, uint32_t place) {
+    return (sched_event){
+        .kind = SCHED_DRAFT, .token = id, .pos = self->prompt + self->certain + place};
+}
+
+/* A draft behind `place` others. */
+static void draft(run *self, uint32_t id, uint32_t place) {
+    sched_event ev = draft_event(self, id, place);
+    (void)feed(self, &ev);
+    self->n = self->certain + place;
+    self->ids[self->n++] = id;
+}
+
+static unsigned token(run *self, uint32_t id) {
+    sched_event ev = ev_token(id, 2, -0.5f);
+    ev.pos = self->prompt + self->certain;
+    unsigned bits = feed(self, &ev);
+    if (self->n == self->certain || self->ids[self->certain] != id) self->n = self->certain + 1;
+    self->ids[self->certain++] = id;
+    return bits;
+}
+
+static void end(run *self) {
+    sched_event ev = ev_end(SCHED_STOP, self->prompt, self->certain);
+    (void)feed(self, &ev);
+    cr_assert_eq(self->seen.draft.len, 0, "the end shows '%s'", text_in(&self->seen.draft));
+    api_reply_destroy(self->reply);
+    buf_deinit(&self->out);
+    client_deinit(&self->seen);
+}
+
+/* The text of the first n ids, up to the stop string. */
+static void text_of(const run *self, uint32_t n, const char *stop, buf *out) {
+    api_utf8 utf8 = {0};
+    buf_clear(out);
+    buf_puts(out, "");
+    for (uint32_t i = 0; i < n; i++)
+        api_utf8_token(&utf8, fixture.tokenizer, self->ids[i], out);
+    const char *at = stop ? strstr(out->data, stop) : NULL;
+    if (at) out->len = (size_t)(at - out->data);
+}
+
+/* What was sent, with the draft behind it, is the text of the certain tokens and the drafts. */
+static void check(const run *self, const char *stop) {
+    const client *seen = &self->seen;
+    buf want = {0}, have = {0};
+    if (self->certain == 0) return; /* a stream begins with its first token */
+    text_of(self, self->n, stop, &want);
+    buf_append(&have, seen->text.data, seen->text.len);
+    buf_append(&have, seen->draft.data, seen->draft.len);
+    if (self->n > self->certain || seen->draft.len > 0) {
+        cr_assert(have.len == want.len && memcmp(have.data, want.data, want.len) == 0,
+                  "shown '%.*s', expected '%.*s'", (int)have.len, have.data, (int)want.len,
+                  want.data);
+    }
+    buf_deinit(&want);
+    buf_deinit(&have);
+}
+
+static uint32_t draw(uint64_t *rng, uint32_t n) {
+    *rng = *rng * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(*rng >> 33) % n;
+}
+
+static const struct {
+    const api_dialect *dialect;
+    const char *body, *text, *stop;
+} streams[] = {
+    {&api_dialect_completion, COMPLETION(""), " beginning God created the heaven and the earth",
+     NULL},
+    {&api_dialect_chat, CHAT(""), " beginning God created the heaven and the earth", NULL},
+    {&api_dialect_chat, CHAT(",\"logprobs\":true,\"return_depth\":true"),
+     " caf\xc3\xa9 \xf0\x9f\x8c\x8a\xf0\x9f\x8c\x8a na\xc3\xafve \xe2\x82\xac", NULL},
+    {&api_dialect_completion, COMPLETION(",\"stop\":\"the earth\""),
+     " heaven the heaven and the earth was without form", "the earth"},
+    {&api_dialect_completion, COMPLETION(",\"stop\":[\"waters.\",\"waters\"]"),
+     " the wat water wate the waters of", "waters"},
+};
+
+/* Tokens come and are drafted in any order; one draft in `wrong` is wrong (0: none). */
+static void stream(size_t row, uint32_t wrong, uint64_t seed) {
+    uint32_t ids[MOST];
+    uint32_t n = (uint32_t)api_ids(&fixture, streams[row].text, ids, MOST);
+    run self;
+    begin(&self, streams[row].dialect, streams[row].body);
+    for (unsigned bits = 0; self.certain < n && !(bits & API_CANCEL);) {
+        uint32_t ahead = self.n - self.certain, place = draw(&seed, ahead + 1);
+        if (draw(&seed, 3) > 0 && self.certain + place < n) {
+            bool lie = wrong && draw(&seed, wrong) == 0;
+            draft(&self, lie ? draw(&seed, 2000) : ids[self.certain + place], place);
+        } else {
+            bits = token(&self, ids[self.certain]);
+        }
+        if (!(bits & API_CANCEL)) check(&self, streams[row].stop);
+    }
+    buf want = {0};
+    text_of(&self, n < self.certain ? n : self.certain, streams[row].stop, &want);
+    cr_assert_eq(self.seen.text.len, want.len);
+    cr_assert_eq(memcmp(self.seen.text.data, want.data, want.len), 0);
+    buf_deinit(&want);
+    end(&self);
+}
+
+Test(api_drafts, the_text_sent_and_the_draft_are_the_text_of_certain_and_drafted_tokens) {
+    for (size_t row = 0; row < ARRAY_LEN(streams); row++) {
+        for (uint64_t seed = 1; seed <= 40; seed++)
+            stream(row, (uint32_t)(seed % 4), seed * 977);
+    }
+}
+
+/* ---- single steps ---- */
+
+static uint32_t id_of(const char *text) {
+    uint32_t id;
+    cr_assert_eq(api_ids(&fixture, text, &id, 1), 1, "'%s' is no token", text);
+    return id;
+}
+
+static void shows(const run *self, const char *text, const char *drafted) {
+    cr_assert_str_eq(text_in(&self->seen.text), text);
+    cr_assert_str_eq(text_in(&self->seen.draft), drafted);
+}
+
+Test(api_drafts, a_draft_is_replaced_confirmed_and_withdrawn) {
+    uint32_t the = id_of(" the"), god = id_of(" God"), and = id_of(" and");
+    run self;
+    begin(&self, &api_dialect_chat, CHAT(""));
+    draft(&self, the, 0); /* before the stream begins */
+    cr_assert_eq(self.seen.chunks, 0);
+    (void)token(&self, the);
+    shows(&self, " the", "");
+    draft(&self, god, 0);
+    shows(&self, " the", " God");
+    draft(&self, and, 1);
+    shows(&self, " the", " God and");
+    draft(&self, the, 1); /* replaces the last */
+    shows(&self, " the", " God the");
+    draft(&self, and, 0); /* replaces the first, and takes the later one away */
+    shows(&self, " the", " and");
+    draft(&self, god, 1);
+    (void)token(&self, and);
+    shows(&self, " the and", " God");
+    (void)token(&self, the); /* another token */
+    shows(&self, " the and the", "");
+    end(&self);
+}
+
+Test(api_drafts, a_draft_for_another_place_than_the_next_is_ignored) {
+    uint32_t the = id_of(" the");
+    run self;
+    begin(&self, &api_dialect_chat, CHAT(""));
+    (void)token(&self, the);
+    sched_event late = draft_event(&self, the, 0), early = draft_event(&self, the, 1);
+    late.pos--;
+    size_t chunks = self.seen.chunks;
+    (void)feed(&self, &late);
+    (void)feed(&self, &early);
+    late.pos = 0;
+    (void)feed(&self, &late);
+    early.pos = UINT32_MAX;
+    (void)feed(&self, &early);
+    cr_assert_eq(self.seen.chunks, chunks);
+    for (uint32_t i = 0; i < SCHED_MAX_DRAFTS; i++)
+        draft(&self, the, i);
+    early = draft_event(&self, the, SCHED_MAX_DRAFTS);
+    chunks = self.seen.chunks;
+    (void)feed(&self, &early);
+    cr_assert_eq(self.seen.chunks, chunks);
+    cr_assert_eq(self.seen.draft.len, SCHED_MAX_DRAFTS * strlen(" the"));
+    end(&self);
+}
+
+Test(api_drafts, drafts_beyond_the_limit_of_tokens_are_not_shown) {
+    uint32_t the = id_of(" the");
+    run self;
+    begin(&self, &api_dialect_completion,
+          "{\"model\":\"demo\",\"prompt\":\"In\",\"max_tokens\":3,\"stream\":true,"
+          "\"stream_options\":{\"include_drafts\":true}}");
+    (void)token(&self, the);
+    for (uint32_t i = 0; i < 4; i++)
+        draft(&self, the, i);
+    shows(&self, " the", " the the");
+    (void)token(&self, the);
+    shows(&self, " the the", " the");
+    (void)token(&self, the);
+    shows(&self, " the the the", "");
+    end(&self);
+}
+
+Test(api_drafts, a_reader_that_is_behind_gets_the_answer_and_no_drafts) {
+    uint32_t the = id_of(" the");
+    api_reply *reply = api_must_reply(&fixture, &api_dialect_completion, COMPLETION(""));
+    run self = {.reply = reply, .prompt = 2};
+    buf out = {0};
+    err e = {0};
+    sched_event first = ev_token(the, 1, 0);
+    (void)api_event(reply, 0, &first, &out, &e);
+    size_t before;
+    do { /* nothing is taken from `out` */
+        sched_event ev = draft_event(&self, the, 1);
+        ev.pos = reply->choices[0].prompt->n_ids + 1;
+        before = out.len;
+        (void)api_event(reply, 0, &ev, &out, &e);
+    } while (out.len > before);
+    cr_assert_geq(out.len, API__SLICE);
+    cr_assert_leq(out.len, API__SLICE + 1000);
+    (void)api_event(reply, 0, &first, &out, &e);
+    cr_assert_gt(out.len, before);
+    cr_assert_null(strstr(out.data + before, "\"draft\""));
+    /* When all is taken, drafts are shown again. */
+    buf_clear(&out);
+    sched_event ev = draft_event(&self, the, 0);
+    ev.pos = reply->choices[0].prompt->n_ids + 2;
+    (void)api_event(reply, 0, &ev, &out, &e);
+    cr_assert_not_null(strstr(out.data, "\"draft\":\" the\""));
+    api_reply_destroy(reply);
+    buf_deinit(&out);
+}
+
+/* ---- reasoning ---- */
+
+static const api__marks think = {"<think>", "</think>"};
+
+/* Each draft goes on with the reasoning, or after it with the content. hidden: no reasoning is
+ * shown. */
+static void thinking(bool hidden) {
+    static const char text[] = "<think>the heaven and the earth</think>and God said",
+                      thought[] = "the heaven and the earth", content[] = "and God said";
+    uint32_t ids[MOST];
+    uint32_t n = (uint32_t)api_ids(&fixture, text, ids, MOST);
+    run self;
+    begin(&self, &api_dialect_chat, CHAT(""));
+    self.reply->req->marks = &think;
+    self.reply->req->show_thought = !hidden;
+    self.reply->req->open_id = self.reply->req->close_id = UINT32_MAX;
+    size_t longest = 0; /* draft of the reasoning */
+    while (self.certain < n) {
+        for (uint32_t i = 0; i < 8 && self.certain + i < n; i++) {
+            const client *seen = &self.seen;
+            if (self.certain + i >= self.n) draft(&self, ids[self.certain + i], i);
+            bool inside = seen->text.len == 0;
+            const buf *sent = inside ? &seen->thought : &seen->text;
+            const char *whole = inside ? thought : content;
+            size_t both = sent->len + seen->draft.len;
+            cr_assert_leq(both, strlen(whole));
+            cr_assert_eq(strncmp(whole + sent->len, text_in(&seen->draft), seen->draft.len), 0,
+                         "'%s' does not go on with '%s'", whole, seen->draft.data);
+            if (inside && seen->draft.len > longest) longest = seen->draft.len;
+        }
+        (void)token(&self, ids[self.certain]);
+    }
+    cr_assert_eq(longest == 0, hidden);
+    cr_assert_str_eq(self.seen.text.data, content);
+    end(&self);
+}
+
+Test(api_drafts, a_draft_of_reasoning_ends_at_its_mark_and_hidden_reasoning_is_not_drafted) {
+    thinking(false);
+    thinking(true);
+}
+
+/* ---- who gets them ---- */
+
+Test(api_drafts, drafts_are_told_only_to_streams_that_ask_and_whose_text_is_no_call) {
+    static const struct {
+        const api_dialect *dialect;
+        const char *body;
+        bool told;
+    } rows[] = {
+        {&api_dialect_completion, COMPLETION(""), true},
+        {&api_dialect_chat, CHAT(""), true},
+        {&api_dialect_chat,
+         "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"In\"}],\"stream\":"
+         "true}",
+         false},
+        {&api_dialect_completion,
+         "{\"model\":\"demo\",\"prompt\":\"In\",\"stream\":true,\"stream_options\":{\"include_"
+         "drafts\":false}}",
+         false},
+        {&api_dialect_completion, "{\"model\":\"demo\",\"prompt\":\"In\"}", false},
+        {&api_dialect_chat,
+         CHAT(",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]"), false},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        api_reply *reply = api_must_reply(&fixture, rows[i].dialect, rows[i].body);
+        sched_request wants;
+        api_reply_request(reply, 0, &wants);
+        cr_expect_eq(wants.tell_drafts, rows[i].told, "row %zu", i);
+        api_reply_destroy(reply);
+    }
+}
+
+Test(api_drafts, a_draft_that_nobody_asked_for_changes_nothing) {
+    api_reply *reply =
+        api_must_reply(&fixture, &api_dialect_completion,
+                       "{\"model\":\"demo\",\"prompt\":\"In\",\"max_tokens\":9,\"stream\":true}");
+    buf out = {0};
+    err e = {0};
+    sched_event ev = {.kind = SCHED_DRAFT, .token = 5, .pos = 1};
+    cr_assert_eq(api_event(reply, 0, &ev, &out, &e), 0);
+    cr_assert_eq(out.len, 0);
+    api_reply_destroy(reply);
+    buf_deinit(&out);
+}
+
+Test(api_drafts, a_wrong_wish_for_drafts_is_refused_by_name) {
+    static const struct {
+        const api_dialect *dialect;
+        const char *body, *says;
+    } rows[] = {
+        {&api_dialect_completion,
+         "{\"prompt\":\"x\",\"stream\":true,\"stream_options\":{\"include_drafts\":1}}",
+         "stream_options.include_drafts"},
+        {&api_dialect_completion, "{\"prompt\":\"x\",\"stream_options\":{\"include_drafts\":true}}",
+         "requires stream: true"},
+        {&api_dialect_responses,
+         "{\"input\":\"x\",\"stream\":true,\"stream_options\":{\"include_drafts\":true}}",
+         "is for completions and chat only"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        api_request *req = NULL;
+        err e = {0};
+        cr_assert_neq(
+            api_parse(&req, fixture.ctx, rows[i].dialect, rows[i].body, strlen(rows[i].body), &e),
+            0, "row %zu", i);
+        cr_assert_not_null(strstr(e.msg, rows[i].says), "row %zu: %s", i, e.msg);
+    }
+}
