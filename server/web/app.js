@@ -455,6 +455,9 @@ $("views").addEventListener("keydown", (e) => {
     next.scrollIntoView({ block: "nearest" });
 });
 
+// The key to drafted text, once some was seen.
+$("views").addEventListener("drafted", () => ($("draft-key").hidden = false));
+
 // ---- the beginning ----
 
 /** Fills the form from the link; it never sends by itself. Returns the link's kind or null. */

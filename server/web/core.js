@@ -31,7 +31,7 @@ export class EventSplitter {
 
 const numbersOf = (list) => (Array.isArray(list) ? list.filter((n) => Number.isFinite(n)) : []);
 
-/** The contents of one chunk: text, depths of its tokens, the end, usage or an error. */
+/** The contents of one chunk: text, depths of its tokens, what is drafted behind it, the end, usage or an error. */
 export function readChunk(payload) {
     if (payload.startsWith("[DONE]")) return { done: true };
     const o = JSON.parse(payload);
@@ -42,6 +42,7 @@ export function readChunk(payload) {
         reasoning: choice?.delta?.reasoning_content ?? "",
         ids: numbersOf(choice?.token_ids),
         depths: numbersOf(choice?.depths),
+        draft: typeof choice?.draft === "string" ? choice.draft : "",
         finish: choice?.finish_reason ?? null,
         stopReason: choice?.stop_reason ?? null,
         usage: o.usage ?? null,

@@ -33,7 +33,7 @@ const writers = { number: String, text: String, lines: writeLines };
  * loops: the column's most loops; undefined where there are no columns, null for the model's own.
  */
 export function requestBody(model, settings, input, loops) {
-    const body = { model, ...input, stream: true, return_depth: true, stream_options: { include_usage: true } };
+    const body = { model, ...input, stream: true, return_depth: true, stream_options: { include_usage: true, include_drafts: true } };
     for (const [name] of FIELDS) {
         if (UNSENT.includes(name) || !isSet(settings[name])) continue;
         body[name === "max_tokens" && input.messages ? "max_completion_tokens" : name] = settings[name];

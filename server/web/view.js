@@ -40,6 +40,9 @@ export class AnswerView {
         this.error = make("p", "error");
         this.error.setAttribute("role", "alert");
         this.end = make("p", "end");
+        this.draft = make("span", "draft"); // text behind the answer that is not certain yet
+        this.draft.title = "Drafted: the model has begun it, and it is not certain yet";
+        this.draft.setAttribute("aria-hidden", "true"); // it changes too often to be read aloud
         this.legend = make("div", "legend");
         this.legend.setAttribute("role", "img");
         this.figures = make("dl", "figures");
@@ -112,6 +115,7 @@ export class AnswerView {
         const text = chunk.text || ids;
         if (chunk.reasoning) this.show({ text: chunk.reasoning, depths: text ? [] : chunk.depths, reasoning: true });
         if (text || (chunk.depths.length && !chunk.reasoning)) this.show({ text, depths: chunk.depths, ids: chunk.ids });
+        this.#showDraft(chunk.draft);
         // Text is shown at once; figures are redrawn at most 20 times a second.
         if (this.run.last - (this.drawn ?? 0) > 50) this.draw();
         this.moved();
@@ -143,7 +147,19 @@ export class AnswerView {
             this.untold++;
             this.bare = { span, token };
         }
+        if (text && this.draft.isConnected && this.draft.textContent.startsWith(text)) span.classList.add("firm");
+        this.draft.remove();
         (token.reasoning ? this.#reasoningBox() : this.text).append(lead, span);
+    }
+
+    /** Replaces what is drafted behind the answer; "": nothing is. */
+    #showDraft(text) {
+        const { draft } = this;
+        if (!text) return draft.remove();
+        const box = this.tokens.at(-1)?.reasoning ? this.reasoning : this.text;
+        if (!draft.isConnected) this.root.dispatchEvent(new Event("drafted", { bubbles: true }));
+        draft.textContent = text;
+        if (draft !== box.lastChild) box.append(draft);
     }
 
     /** Counts and colours the depths of a piece. */
@@ -153,7 +169,7 @@ export class AnswerView {
             this.loops += depth;
             sawDepth(depth);
         }
-        span.className = "tok";
+        span.classList.add("tok");
         span.dataset.depths = depths.join(" ");
         span.dataset.at = String(at);
         span.classList.toggle("break", span.textContent.includes("\n") && span.textContent.trim() === "");
@@ -195,6 +211,7 @@ export class AnswerView {
     }
 
     #stop() {
+        this.draft.remove();
         this.text.classList.remove("streaming");
         this.root.removeAttribute("aria-busy");
         this.draw();

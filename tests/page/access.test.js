@@ -8,7 +8,7 @@ import { ask, END, ended, finish, kind, openSettings, skip, text, usage, withPag
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
-const words = () => [...Array(8).keys()].map((d) => textEvent(` w${d}`, [d + 1])).concat(finish("length"), usage(8, 20), END);
+const words = () => [...Array(8).keys()].map((d) => textEvent(` w${d}`, [d + 1], d === 3 ? { draft: " w4" } : {})).concat(finish("length"), usage(8, 20), END);
 const mixed = (after) => ({
     last: 200, loops: 8,
     launches: Array.from({ length: Math.max(0, 200 - after) }, (_, i) => ({ id: after + i + 1, ms: i * 3, us: 200, rows: [9, 7, 5, 4, 3, 2, 1, 1], prompt: i % 7 ? 0 : 4 })),
@@ -32,6 +32,7 @@ test("axe finds nothing in light, dark and on a phone, in every kind, with setti
                 await page.check("#numbers");
                 await openSettings(page);
                 await page.waitForTimeout(300); // the bars have grown
+                assert.ok(await page.locator("#draft-key").isVisible(), "the key to drafted text is looked at, too");
                 assert.deepEqual(await violations(page), [], `${how} ${JSON.stringify(view)}`);
             }
         });

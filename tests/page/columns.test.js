@@ -80,7 +80,7 @@ test("a chip of the model's examples fills the form and runs it; its answer is c
         assert.equal(await page.inputValue("#prompt"), PROMPT);
         const { seed, depth, ...body } = mock.seen.bodies[0];
         assert.deepEqual(body, {
-            model: "demo", prompt: PROMPT, stream: true, return_depth: true, stream_options: { include_usage: true },
+            model: "demo", prompt: PROMPT, stream: true, return_depth: true, stream_options: { include_usage: true, include_drafts: true },
             max_tokens: 8, temperature: 0, stop: ["\n"],
         });
         assert.ok(Number.isInteger(seed) && depth.max_loops === 1);

@@ -28,12 +28,14 @@ test("an event without its blank line is not given out", () => {
 });
 
 test("chunks of completions and chats give text, reasoning, ids, depths, end, usage and errors", () => {
-    const none = { text: "", reasoning: "", ids: [], depths: [], finish: null, stopReason: null, usage: null, counted: true };
+    const none = { text: "", reasoning: "", ids: [], depths: [], draft: "", finish: null, stopReason: null, usage: null, counted: true };
     const rows = [
         ['{"choices":[{"text":"a","depths":[3],"token_ids":[9],"finish_reason":null}]}', { ...none, text: "a", depths: [3], ids: [9] }],
         ['{"choices":[{"delta":{"content":"b"},"finish_reason":"stop","stop_reason":"END"}]}', { ...none, text: "b", finish: "stop", stopReason: "END" }],
         ['{"choices":[{"delta":{"reasoning_content":"hm"}}]}', { ...none, reasoning: "hm" }],
         ['{"choices":[{"delta":{"role":"assistant"}}]}', none],
+        ['{"choices":[{"delta":{"content":"c"},"draft":" d"}]}', { ...none, text: "c", draft: " d" }],
+        ['{"choices":[{"text":"","draft":7}]}', none],
         ['{"choices":[],"usage":{"completion_tokens":2}}', { ...none, usage: { completion_tokens: 2 }, counted: false }],
         ['{"error":{"message":"no"}}', { error: "no" }],
         ["[DONE]", { done: true }],

@@ -69,7 +69,7 @@ test("the request says what the form says and nothing more", { skip }, async () 
             ["min_loops", "2"], ["max_loops", "6"], ["threshold", "0.5"], ["stop", "\\n\nEND"]]) await page.fill(`#${id}`, value);
         await ask(page, "second");
         assert.deepEqual(mock.seen.paths.filter((p) => p.endsWith("completions")), ["/v1/chat/completions", "/v1/completions"]);
-        const common = { model: "demo", stream: true, return_depth: true, stream_options: { include_usage: true } };
+        const common = { model: "demo", stream: true, return_depth: true, stream_options: { include_usage: true, include_drafts: true } };
         const { seed, ...first } = mock.seen.bodies[0];
         assert.ok(Number.isInteger(seed) && seed >= 0, "a seed of the page's own, so that the answer can be made again");
         assert.deepEqual(first, { ...common, messages: [{ role: "user", content: "first" }], max_completion_tokens: 128 });
