@@ -3,6 +3,7 @@
 #include "engine/backend.h"
 #include "server/server_internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -67,6 +68,14 @@ static void fill_limits(srv *server) {
     limits->feed = srv_kv_events_feed(server->kv);
 }
 
+/* The value of --speculate that is in force; a number is written into `number`. */
+static const char *speculation_name(const sched_opts *limits, char *number, size_t cap) {
+    if (limits->drafts == 0) return "off";
+    if (limits->drafts == SCHED_DRAFTS_AUTO) return "auto";
+    (void)snprintf(number, cap, "%u", limits->drafts);
+    return number;
+}
+
 static void say_ready(const srv *server, const eng_backend_info *info) {
     const model_plan *plan = model_plan_of(server->model.model);
     const sched_opts *limits = &server->model.sched;
@@ -84,12 +93,14 @@ static void say_ready(const srv *server, const eng_backend_info *info) {
              info->why_threads[0] ? ": " : "", info->why_threads, (double)info->weight_bytes / 1e6);
     /* So many positions fit if every position runs every loop. */
     double planes = plan_planes(plan, plan->loops_default);
+    char number[16];
     log_line(LOG_INFO,
              "cache %u slots of %zu bytes%s (%.1f MB%s%s): %.0f positions at full depth; policy of "
-             "halted tokens: %s",
+             "halted tokens: %s; speculation: %s",
              info->n_slots, info->slot_bytes, info->n_homes ? " on each rank" : "",
              (double)info->n_slots * (double)info->slot_bytes / 1e6, info->why_cache[0] ? ", " : "",
-             info->why_cache, info->n_slots / planes, kv_policy_name(limits->halted_kv));
+             info->why_cache, info->n_slots / planes, kv_policy_name(limits->halted_kv),
+             speculation_name(limits, number, sizeof number));
     log_line(LOG_INFO, "ready on %s after %.2f s", server->main.address,
              (double)(clock_ns() - server->start_ns) / 1e9);
 }

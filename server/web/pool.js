@@ -8,7 +8,7 @@ const IDLE_MS = 2000;
 const BUSY_MS = 500;
 const KEEP_MS = 120000; // longest time span of the rate line
 const SPARK_MS = 20000; // shortest
-const EXITS_MS = 60000; // time span of the depth figure
+const LATELY_MS = 60000; // time span of the figures of depth and of drafts
 
 function drawSpark(points, now) {
     const [area, line] = $("spark").children;
@@ -35,27 +35,37 @@ function drawExits(values) {
     });
 }
 
+/** Shown once something is drafted; "–" if nothing was lately. */
+function showDrafts({ drafted, right }, from) {
+    const lately = drafted - from.drafted;
+    if (drafted > 0) $("drafts-box").hidden = false;
+    $("p-drafts").textContent = lately > 0 ? `${Math.round((100 * (right - from.right)) / lately)} %` : "–";
+}
+
 /** host: headers(): headers to send; busy(): poll faster; up(ok): whether the server answers. */
 export function startPool(host) {
-    const history = []; // {t, tokens, rate, exits}
+    const history = []; // {t, tokens, rate, exits, drafted, right}
     const later = backoff();
     const state = { running: 0 };
 
     function show(metrics, now) {
         const tokens = metricSum(metrics, "vllm:generation_tokens_total");
         const exits = metricByDepth(metrics, "fathom_exits_total").slice(1); // depths count from 1
+        const drafted = metricSum(metrics, "vllm:spec_decode_num_draft_tokens_total") ?? 0;
+        const right = metricSum(metrics, "vllm:spec_decode_num_accepted_tokens_total") ?? 0;
         // A counter that went back means that the server was restarted.
         if (history.length && tokens < history.at(-1).tokens) history.length = 0;
         const before = history.at(-1);
         const rate = before ? ((tokens - before.tokens) * 1000) / (now - before.t) : 0;
-        history.push({ t: now, tokens, rate, exits });
+        history.push({ t: now, tokens, rate, exits, drafted, right });
         while (history[0].t < now - KEEP_MS) history.shift();
 
-        const from = history.find((h) => h.t >= now - EXITS_MS);
+        const from = history.find((h) => h.t >= now - LATELY_MS);
         state.running = metricSum(metrics, "vllm:num_requests_running") ?? NaN;
         $("p-running").textContent = short(state.running);
         $("p-waiting").textContent = short(metricSum(metrics, "vllm:num_requests_waiting") ?? NaN);
         $("p-rate").textContent = short(rate);
+        showDrafts(history.at(-1), from);
         drawExits(exits.map((v, i) => v - (from.exits[i] ?? 0)));
         const used = metricSum(metrics, "vllm:kv_cache_usage_perc");
         const percent = used === null ? "–" : `${(used * 100).toFixed(1)} %`;
@@ -69,7 +79,7 @@ export function startPool(host) {
     function forget() {
         history.length = 0;
         state.running = 0;
-        for (const id of ["p-running", "p-waiting", "p-rate", "p-cache"]) $(id).textContent = "–";
+        for (const id of ["p-running", "p-waiting", "p-rate", "p-cache", "p-drafts"]) $(id).textContent = "–";
         $("cache").value = 0;
     }
 

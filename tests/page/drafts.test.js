@@ -1,7 +1,7 @@
 // Drafted text on the page: faint while it is not certain, firm when it is, gone when it was wrong.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { textEvent } from "./mock.js";
+import { fakeMetrics, textEvent } from "./mock.js";
 import { answers, END, ended, finish, kind, skip, usage, withPage } from "./rig.js";
 
 /** A chunk with a draft behind its text; the text may be empty. */
@@ -135,5 +135,19 @@ test("a draft of the reasoning stands in the reasoning", { skip }, async () => {
         go(2);
         await ended(page);
         assert.equal(await page.locator("#views .draft").count(), 0);
+    });
+});
+
+test("the view of the server tells how many drafts of the last minute were right, once there were any", { skip }, async () => {
+    let now = { drafted: 0 };
+    await withPage({ script: () => [], metrics: () => fakeMetrics(now) }, {}, async (page) => {
+        const figure = page.locator("#p-drafts");
+        await page.waitForFunction(() => document.getElementById("p-running").textContent === "0");
+        assert.equal(await figure.isVisible(), false);
+        now = { drafted: 40, right: 30 };
+        await page.waitForFunction(() => document.getElementById("p-drafts").textContent === "75 %");
+        assert.equal(await figure.isVisible(), true);
+        now = { drafted: 90, right: 90 }; // more since: 90 of 90 from the beginning
+        await page.waitForFunction(() => document.getElementById("p-drafts").textContent === "100 %");
     });
 });

@@ -19,7 +19,7 @@ export const textEvent = (text, depths, more) =>
     `data: ${JSON.stringify({ choices: [{ index: 0, delta: { content: text }, text, depths, finish_reason: null, ...more }] })}\n\n`;
 
 export const fakeMetrics = (o = {}) => {
-    const { running = 0, waiting = 0, tokens = 0, cache = 0, exits = [] } = o;
+    const { running = 0, waiting = 0, tokens = 0, cache = 0, exits = [], drafted = 0, right = 0 } = o;
     const l = '{model_name="demo",engine="0"}';
     return [
         "# TYPE vllm:num_requests_running gauge",
@@ -27,6 +27,8 @@ export const fakeMetrics = (o = {}) => {
         `vllm:num_requests_waiting${l} ${waiting}`,
         `vllm:generation_tokens_total${l} ${tokens}`,
         `vllm:kv_cache_usage_perc${l} ${cache}`,
+        `vllm:spec_decode_num_draft_tokens_total${l} ${drafted}`,
+        `vllm:spec_decode_num_accepted_tokens_total${l} ${right}`,
         ...exits.map((v, i) => `fathom_exits_total{model_name="demo",engine="0",depth="${i}"} ${v}`),
         "",
     ].join("\n");
