@@ -1,8 +1,9 @@
-/* compare.c - fathom compare: the quality lost by cheaper ways to run a model. With --text: the
- * same text under each policy and with fewer loops, compared with policy exact at the default
- * number of loops. With --questions: right answers (compare/). */
+/* compare.c - fathom compare: the quality lost by cheaper ways to run a model. With --text or
+ * --made-up: the same tokens under each policy and with fewer loops, compared with policy exact at
+ * the default number of loops. With --questions: right answers (compare/). */
 #include "base/clock.h"
 #include "base/gnuplot.h"
+#include "base/hash.h"
 #include "base/progress.h"
 #include "base/size.h"
 #include "cli/compare/compare_internal.h"
@@ -24,6 +25,7 @@ typedef struct {
     /* sums over all positions */
     double nll, kl, loops;
     uint64_t n_positions, n_predicted, agree;
+    uint64_t drawn_agree; /* the same token drawn at temperature 1, as drafts are judged */
     uint32_t histogram[PLAN_MAX_LOOPS + 1];
 } compare_run;
 
@@ -35,6 +37,9 @@ typedef struct {
     float *exact;               /* logits of policy exact, [window][vocab] */
     const uint32_t *window_ids; /* token ids of the present window */
     uint32_t n_window_ids;
+    uint64_t window_at; /* tokens before it */
+    uint32_t *drawn;    /* by policy exact, [window] */
+    eng_sampler *sampler;
     compare_run *running;
     double *exact_logprobs, *logprobs; /* scratch, [vocab] */
     bool failed;
@@ -42,7 +47,7 @@ typedef struct {
 
 typedef struct {
     const char *text, *questions, *loops, *plot;
-    uint64_t window, first;
+    uint64_t window, first, made_up;
     bool json;
 } options;
 
@@ -61,6 +66,17 @@ static uint32_t log_softmax(const float *logits, uint32_t n, double *out) {
     return best;
 }
 
+/* The token drawn at temperature 1. The draw depends on the position alone. */
+static uint32_t draw(compare *cmp, uint32_t pos, const float *logits) {
+    static const eng_sampling warm = {.temperature = 1, .top_p = 1, .repetition_penalty = 1};
+    eng_choice choice = {.token = ENG_NO_TOKEN};
+    err why = {0};
+    if (eng_sample(cmp->sampler, &warm, &(eng_history){0}, NULL, logits, cmp->window_at + pos, 0,
+                   &choice, &why) != 0)
+        cmp->failed = true;
+    return choice.token;
+}
+
 static void on_position(void *ud, uint64_t id, uint32_t pos, uint16_t depth, const float *logits) {
     compare *cmp = ud;
     compare_run *run = cmp->running;
@@ -74,6 +90,9 @@ static void on_position(void *ud, uint64_t id, uint32_t pos, uint16_t depth, con
     uint32_t exact_top = log_softmax(exact, cmp->vocab, cmp->exact_logprobs),
              top = log_softmax(logits, cmp->vocab, cmp->logprobs);
     run->agree += exact_top == top;
+    uint32_t drawn = draw(cmp, pos, logits);
+    if (run == &cmp->runs[0]) cmp->drawn[pos] = drawn;
+    run->drawn_agree += drawn == cmp->drawn[pos];
     double kl = 0;
     for (uint32_t i = 0; i < cmp->vocab; i++)
         kl += exp(cmp->exact_logprobs[i]) * (cmp->exact_logprobs[i] - cmp->logprobs[i]);
@@ -113,6 +132,7 @@ static int run_windows(compare *cmp, const uint32_t *ids, size_t n, err *e) {
     progress_start(&bar, "comparing", "tokens", n);
     for (size_t at = 0; at < n && rc == 0; at += cmp->window) {
         cmp->window_ids = ids + at;
+        cmp->window_at = at;
         cmp->n_window_ids = n - at < cmp->window ? (uint32_t)(n - at) : cmp->window;
         for (size_t i = 0; i < cmp->n_runs && rc == 0; i++)
             rc = run_window(cmp, &cmp->runs[i], e);
@@ -146,9 +166,9 @@ static void print_text(const compare *cmp, size_t n_tokens) {
     buf plan = {0};
     describe_runtime(&plan, cmp->rt);
     printf("%s\n%zu tokens in windows of %u, compared with policy exact at the default "
-           "loops\n%-14s %10s %10s %8s %10s %8s %12s %12s\n",
+           "loops\n%-14s %10s %10s %8s %8s %10s %8s %12s %12s\n",
            plan.data ? plan.data : "", n_tokens, cmp->window, "", "loss", "perplexity", "top-1 %",
-           "KL", "depth", "cache B/tok", "all loops");
+           "drawn %", "KL", "depth", "cache B/tok", "all loops");
     buf_deinit(&plan);
     for (size_t i = 0; i < cmp->n_runs; i++) {
         const compare_run *run = &cmp->runs[i];
@@ -158,9 +178,9 @@ static void print_text(const compare *cmp, size_t n_tokens) {
             snprintf(name + len, sizeof name - (size_t)len, ", %u loop%s", run->max_loops,
                      run->max_loops == 1 ? "" : "s");
         double nll = run->nll / (double)run->n_predicted, n = (double)run->n_positions;
-        printf("%-14s %10.4f %10.3f %8.2f %10.6f %8.3f %12.0f %12.0f\n", name, nll, exp(nll),
-               100.0 * (double)run->agree / n, run->kl / n, run->loops / n,
-               bytes_kept(cmp, run, false), bytes_kept(cmp, run, true));
+        printf("%-14s %10.4f %10.3f %8.2f %8.2f %10.6f %8.3f %12.0f %12.0f\n", name, nll, exp(nll),
+               100.0 * (double)run->agree / n, 100.0 * (double)run->drawn_agree / n, run->kl / n,
+               run->loops / n, bytes_kept(cmp, run, false), bytes_kept(cmp, run, true));
     }
 }
 
@@ -174,12 +194,12 @@ static void print_json(const compare *cmp, size_t n_tokens) {
         const compare_run *run = &cmp->runs[i];
         double nll = run->nll / (double)run->n_predicted, n = (double)run->n_positions;
         printf("%s\n{\"policy\":\"%s\",\"max_loops\":%u,\"nll_per_token\":%.5f,\"perplexity\":%.5f,"
-               "\"top1_agreement\":%.6f,"
+               "\"top1_agreement\":%.6f,\"drawn_agreement\":%.6f,"
                "\"mean_kl\":%.8f,\"mean_depth\":%.4f,\"cache_bytes_per_token\":%.1f,"
                "\"cache_bytes_per_token_all_loops\":%.1f,\"depth_histogram\":[",
                i ? "," : "", kv_policy_name(run->policy), run->max_loops, nll, exp(nll),
-               (double)run->agree / n, run->kl / n, run->loops / n, bytes_kept(cmp, run, false),
-               bytes_kept(cmp, run, true));
+               (double)run->agree / n, (double)run->drawn_agree / n, run->kl / n, run->loops / n,
+               bytes_kept(cmp, run, false), bytes_kept(cmp, run, true));
         uint32_t deepest = PLAN_MAX_LOOPS;
         while (deepest > 1 && run->histogram[deepest] == 0)
             deepest--;
@@ -216,7 +236,17 @@ static int open_runs(compare *cmp, err *e) {
     return 0;
 }
 
+static int make_ids(uint32_t vocab, size_t n, token_ids *ids, err *e) {
+    ids->data = array_new(n, sizeof *ids->data);
+    if (ids->data == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the tokens");
+    for (size_t i = 0; i < n; i++)
+        ids->data[i] = (uint32_t)(hash_mix((i + 1) * HASH_STEP) % vocab);
+    ids->n = ids->cap = n;
+    return 0;
+}
+
 static int read_ids(const runtime *rt, const options *opts, token_ids *ids, err *e) {
+    if (opts->made_up) return make_ids(model_plan_of(rt->model)->vocab_size, opts->made_up, ids, e);
     if (rt->tokenizer == NULL) return runtime_needs_tokenizer(rt, "--text", "", e);
     buf text = {0};
     int rc = opt_read_file(&text, "--text", opts->text, 256u << 20, e);
@@ -244,14 +274,18 @@ static int run_compare(const runtime *rt, const options *opts, err *e) {
         cmp.exact = array_new(cells, sizeof *cmp.exact);
     cmp.exact_logprobs = array_new(cmp.vocab, sizeof *cmp.exact_logprobs);
     cmp.logprobs = array_new(cmp.vocab, sizeof *cmp.logprobs);
-    if (rc == 0 && (!cmp.exact || !cmp.exact_logprobs || !cmp.logprobs))
+    cmp.drawn = array_new(cmp.window, sizeof *cmp.drawn);
+    if (rc == 0 && (!cmp.exact || !cmp.exact_logprobs || !cmp.logprobs || !cmp.drawn))
         rc = err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the logits");
+    if (rc == 0) rc = eng_sampler_create(&cmp.sampler, cmp.vocab, e);
     if (rc == 0) rc = open_runs(&cmp, e);
     if (rc == 0) rc = run_windows(&cmp, ids.data, ids.n, e);
     if (rc == 0) (opts->json ? print_json : print_text)(&cmp, ids.n);
     for (size_t i = 0; i < cmp.n_runs; i++)
         sched_destroy(cmp.runs[i].scheduler);
     token_ids_deinit(&ids);
+    eng_sampler_destroy(cmp.sampler);
+    free(cmp.drawn);
     free(cmp.exact);
     free(cmp.exact_logprobs);
     free(cmp.logprobs);
@@ -259,8 +293,9 @@ static int run_compare(const runtime *rt, const options *opts, err *e) {
 }
 
 static int check_options(const options *opts, err *e) {
-    if ((opts->text != NULL) == (opts->questions != NULL))
-        return err_set(e, ERR_USAGE, NULL, "compare: give one of --text and --questions");
+    if ((opts->text != NULL) + (opts->questions != NULL) + (opts->made_up > 0) != 1)
+        return err_set(e, ERR_USAGE, NULL,
+                       "compare: give one of --text, --made-up and --questions");
     if (opts->plot && opts->questions == NULL)
         return err_set(e, ERR_USAGE, "--plot", "compare: --plot goes with --questions");
     return opts->plot ? gnuplot_check("--plot", opts->plot, e) : 0;
@@ -302,6 +337,9 @@ int cmd_compare(opt_args *args) {
         ENGINE_OPTIONS(&ro),
         {"--text", OPT_TEXT, &opts.text, "FILE",
          "text file to compare on: loss, agreement and depth of every token", 0, 0, false},
+        {"--made-up", OPT_UINT, &opts.made_up, "N",
+         "compare on N random tokens instead of a text: for models without a tokenizer", 2, 1e9,
+         false},
         {"--questions", OPT_TEXT, &opts.questions, "FILE",
          "questions to ask instead of --text, a JSON object a line: {\"prompt\": TEXT, "
          "\"answer\": TEXT, \"steps\": N}, where steps is optional; reports the share of right "
@@ -315,8 +353,10 @@ int cmd_compare(opt_args *args) {
         {"--first", OPT_UINT, &opts.first, "N", "use only the first N tokens (default: all)", 2,
          1e9, false},
         {"--at-loops", OPT_TEXT, &opts.loops, "N,N",
-         "also run with at most N loops, for each N; with --text under policy exact (default: "
-         "none; "
+         "also run with at most N loops, for each N; with --text or --made-up under policy exact: "
+         "how often the draft of loop N would be right, as the likeliest token (top-1) and drawn "
+         "at "
+         "temperature 1 (default: none; "
          "with --questions: all up to the model's)",
          0, 0, false},
         {"--plot", OPT_TEXT, &opts.plot, "FILE",

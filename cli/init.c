@@ -2,6 +2,7 @@
 #include "base/json.h"
 #include "base/progress.h"
 #include "cli/cli.h"
+#include "cli/init/agreement.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -57,6 +58,32 @@ static int check_depth(const model_plan *plan, double depth, err *e) {
                    "--mean-depth: %s models run a fixed number of loops", plan_family_name(plan));
 }
 
+/* Where a settled state ends the loops, settling early would halt every token at once. */
+static int check_agreement(const model_plan *plan, double depth, err *e) {
+    bool settles = plan->exit != EXIT_ACT && plan->exit != EXIT_HAZARD;
+    if (depth == 0 || !settles) return 0;
+    return err_set(e, ERR_USAGE, "--agreement",
+                   "--agreement: with --mean-depth a token of %s models leaves the loop when its "
+                   "state has settled, and agreement lets it settle in loop 1; give one of the two",
+                   plan_family_name(plan));
+}
+
+static int find_motion(model_init_opts *opts, const model_plan *plan, double wanted,
+                       const char *out, err *e) {
+    agreement_found found;
+    fprintf(stderr, "fathom init: measuring smaller models for the agreement\n");
+    if (check_agreement(plan, (double)opts->mean_depth, e) != 0 ||
+        agreement_find(&found, plan, opts, wanted, out, e) != 0)
+        return -1;
+    opts->motion = found.motion;
+    fprintf(
+        stderr,
+        "fathom init: loop 1 and loop %u agree on %.1f %% of tokens in a model with %u channels "
+        "(motion %.4g)\n",
+        found.loops, 100 * found.agreement, found.dim, (double)found.motion);
+    return 0;
+}
+
 static void print_result(const char *dir, const model_plan *plan, uint64_t bytes, const char *dtype,
                          bool json) {
     uint64_t params = plan_params(plan);
@@ -80,7 +107,7 @@ int cmd_init(opt_args *args) {
     list_variants(names, sizeof names);
     const char *variant = NULL, *file = NULL, *out = NULL, *dtype = "bfloat16", *policy = NULL;
     uint64_t seed = 0, shard_bytes = 0;
-    double depth = 0;
+    double depth = 0, agreement = 0;
     bool json = false;
     const opt_row options[] = {
         {"--variant", OPT_TEXT, &variant, "NAME", names, 0, 0, false},
@@ -98,6 +125,12 @@ int cmd_init(opt_args *args) {
          "plus one); all families but openmythos: also writes an exit threshold into config.json, "
          "and without this option every loop runs",
          0, PLAN_MAX_LOOPS, false},
+        {"--agreement", OPT_REAL, &agreement, "P",
+         "part of tokens, up to 1, that loop 1 and the last loop name alike, drawn with the same "
+         "random number at temperature 1, as drafts are: later loops then change little, and "
+         "logits are as peaked as a trained model's. Found on smaller models in about a minute; "
+         "'fathom compare --made-up' measures it (default: usual weights, which hardly agree)",
+         0.01, 1, false},
         {"--halted-kv", OPT_CHOICE, &policy, "exact|last",
          "policy that config.json names; openmythos models only (default exact)", 0, 0, false},
         {"--shard-bytes", OPT_BYTES, &shard_bytes, "BYTES",
@@ -118,7 +151,7 @@ int cmd_init(opt_args *args) {
     if (policy && set_policy(&plan, policy, &e) != 0) return opt_fail(&e);
     if (check_depth(&plan, depth, &e) != 0) return opt_fail(&e);
     progress bar;
-    const model_init_opts opts = {
+    model_init_opts opts = {
         .seed = seed,
         .dtype = strcmp(dtype, "float32") == 0   ? DTYPE_F32
                  : strcmp(dtype, "float16") == 0 ? DTYPE_F16
@@ -128,6 +161,7 @@ int cmd_init(opt_args *args) {
         .progress = show_progress,
         .ud = &bar,
     };
+    if (agreement > 0 && find_motion(&opts, &plan, agreement, out, &e) != 0) return opt_fail(&e);
     uint64_t params = plan_params(&plan), bytes = params * model_dtype_bytes(opts.dtype);
     progress_start(&bar, "writing weights", NULL, bytes);
     int rc = model_init_write(out, &plan, &opts, &e);

@@ -389,8 +389,11 @@ int model_init_write(const char *dir, const model_plan *plan, const model_init_o
         return err_set(e, ERR_USAGE, "mean-depth", "the mean depth is %g, expected 1 to %u",
                        (double)depth, own.loops_default);
     }
+    if (!(opts->motion >= 0 && opts->motion <= 1))
+        return err_set(e, ERR_USAGE, "motion", "the motion is %g, expected 0 to 1",
+                       (double)opts->motion);
     if (opts->mean_depth > 0) set_threshold(&own, depth);
-    model__recipe_init(&ctx.recipe, &own, opts->seed, depth);
+    model__recipe_init(&ctx.recipe, &own, opts->seed, depth, opts->motion);
     ctx.files = array_new(MAX_FILES, sizeof *ctx.files);
     if (ctx.files == NULL) {
         no_memory(&ctx);

@@ -28,6 +28,7 @@
 #define INJECT 0.1      /* injection.B */
 #define KEEP 0.36787944 /* A = exp(-exp(0 + 0)) */
 #define NORM_STD 0.05
+#define PEAK 4 /* logits with `motion`: the likeliest token gets about half of all draws */
 
 /* ---- the generator: value i of a tensor is a pure function of (key, i) ---- */
 
@@ -52,7 +53,8 @@ static float value_at(const model__fill *fill, uint64_t i) {
     uint64_t bits = hash_mix(fill->key + i * HASH_STEP);
     if (fill->kind == MODEL_FILL_SIGNS) return bits >> 63 ? fill->std : -fill->std;
     if (fill->kind == MODEL_FILL_HALVES) return std_of_column(fill, i % fill->cols) * bell(bits);
-    return fill->mean + fill->std * bell(bits);
+    bool first = fill->kind == MODEL_FILL_STEP && i < fill->cols;
+    return (first ? fill->first : fill->mean) + fill->std * bell(bits);
 }
 
 void model__fill_values(const model__fill *fill, model_dtype dtype, uint64_t first, size_t n,
@@ -71,18 +73,24 @@ void model__fill_values(const model__fill *fill, model_dtype dtype, uint64_t fir
 
 /* ---- halting ---- */
 
+/* Of a model whose tokens should run every loop: the mean depth falls short by RARELY. A wide
+ * spread would need halting probabilities near 0, and the weighted sum of states with them. */
+#define RARELY 0.02
+#define ALL_ALIKE 0.1
 enum { TOKENS = 401 }; /* grid of tokens from -4 to 4 std */
 
 /* Fills size[loop], the rms of h after each loop of a typical token, in units of e. `along` is the
  * part of h along e; `aside` is the part added by attention and experts.
- * h = KEEP h + INJECT e + u + additions, u = rms(h + e + loop). With a norm after each loop the
+ * h = keep h + INJECT e + u + additions, u = rms(h + e + loop). With a norm after each loop the
  * size stays 1. */
-static void state_sizes(const model_plan *plan, float *size) {
-    double along = 1, aside = 0, added = sqrt(ATTENTION_OUT * ATTENTION_OUT + FFN_OUT * FFN_OUT);
+static void state_sizes(const model__recipe *recipe, float *size) {
+    const model_plan *plan = recipe->plan;
+    double along = 1, aside = 0, keep = KEEP * recipe->motion;
+    double added = sqrt(ATTENTION_OUT * ATTENTION_OUT + FFN_OUT * FFN_OUT) * recipe->motion;
     for (uint32_t loop = 0; loop < plan->loops_default; loop++) {
         double rms = sqrt((along + 1) * (along + 1) + aside * aside + 1.0 / 16);
-        double next = KEEP * along + INJECT + (along + 1) / rms;
-        aside = KEEP * aside + added + aside / rms;
+        double next = keep * along + INJECT + (along + 1) / rms;
+        aside = keep * aside + added + aside / rms;
         along = next;
         size[loop] = plan->loop_norm ? 1 : (float)sqrt(along * along + aside * aside);
     }
@@ -138,18 +146,24 @@ static int find_head(void *ud, const model__want *want) {
 }
 
 void model__recipe_init(model__recipe *recipe, const model_plan *plan, uint64_t seed,
-                        float mean_depth) {
+                        float mean_depth, float motion) {
     /* Small means need a wide spread, or every token halts at the same loop. */
     static const double spreads[] = {0.7, 1, 1.5, 2.5, 4};
     float size[PLAN_MAX_LOOPS];
-    state_sizes(plan, size);
-    double bias = 0, spread = 0;
-    for (size_t i = 0; i < ARRAY_LEN(spreads); i++) {
-        spread = spreads[i];
-        bias = solve_bias(plan, size, (double)mean_depth, spread);
-        if (depths_at(plan, size, bias, spread).std >= (double)mean_depth / 4) break;
+    *recipe = (model__recipe){.plan = plan, .seed = seed, .motion = 1, .peak = 1};
+    if (motion > 0) {
+        recipe->motion = (double)motion;
+        recipe->peak = PEAK;
     }
-    *recipe = (model__recipe){.plan = plan, .seed = seed, .halt_bias = (float)bias};
+    state_sizes(recipe, size);
+    double bias = 0, spread = 0, most = plan->loops_default - RARELY,
+           mean = (double)mean_depth < most ? (double)mean_depth : most;
+    for (size_t i = 0; i < ARRAY_LEN(spreads); i++) {
+        spread = mean < most ? spreads[i] : ALL_ALIKE;
+        bias = solve_bias(plan, size, mean, spread);
+        if (mean == most || depths_at(plan, size, bias, spread).std >= mean / 4) break;
+    }
+    recipe->halt_bias = (float)bias;
     recipe->tied = model__wants(plan, find_head, NULL) == 0;
     recipe->halt_std = (float)(spread / ((double)size[plan->loops_default - 1] * sqrt(plan->dim)));
 }
@@ -222,7 +236,8 @@ static void fill_final_norm(model__fill *fill, const model__recipe *recipe) {
         return;
     }
     fill->kind = MODEL_FILL_SIGNS;
-    fill->std = (float)(LOGIT_STD / sqrt(recipe->plan->dim) / embed_std(recipe->plan));
+    fill->std =
+        (float)(recipe->peak * LOGIT_STD / sqrt(recipe->plan->dim) / embed_std(recipe->plan));
 }
 
 /* The adapter of LINEAR: the state's half keeps the state small enough to converge. One column of
@@ -236,7 +251,70 @@ static void fill_linear(model__fill *fill, const model_plan *plan) {
     fill->first = (float)sqrt(INPUT_ONE);
 }
 
-model__fill model__recipe_fill(const model__recipe *recipe, const model__want *want) {
+/* ---- less motion ----
+ * Loops after the first change the state by the part that stays of the state before, and if the
+ * core's result is added to the state, by this addition. ACT's weighted sum of states grows with
+ * every loop, from about one part in all loops, so the coda's addition beside it would shrink. */
+
+/* The state keeps e^(-dt e^LOG_A) of itself. Returns the mean of LOG_A to keep `motion` times as
+ * much as LOG_A = 0. */
+static double log_a(const model__recipe *recipe) {
+    double dt = recipe->plan->inject == INJECT_DIAGONAL ? log1p(exp(LOG_DT)) : 1;
+    return log1p(-log(recipe->motion) / dt);
+}
+
+static void scale(model__fill *fill, double by) {
+    fill->mean *= (float)by;
+    fill->std *= (float)by;
+}
+
+/* The loop embedding differs from loop to loop in its D / 8 channels. */
+static void quiet_loop_embedding(model__fill *fill, const model__recipe *recipe) {
+    fill->kind = MODEL_FILL_STEP;
+    fill->cols = recipe->plan->dim / 8;
+    fill->first = (float)recipe->motion;
+}
+
+/* What the layers of a stage add, relative to the usual weights. */
+static double added_part(const model__recipe *recipe, tensor_stage stage) {
+    const model_plan *plan = recipe->plan;
+    bool sums = plan->inject == INJECT_NONE || plan->inject == INJECT_MYTHOS;
+    if (stage == PART_OF_CORE && sums) return recipe->motion;
+    if (stage == PART_OF_CODA && plan->output == OUTPUT_WEIGHTED_SUM)
+        return recipe->motion / plan->loops_default;
+    return 1;
+}
+
+static void slow_down(model__fill *fill, const model__recipe *recipe, const model__want *want) {
+    const model_plan *plan = recipe->plan;
+    double added = added_part(recipe, want->place.stage);
+    bool normed = plan->norms == NORM_SANDWICH || plan->norms == NORM_POST;
+    switch (want->place.role) {
+    case TENSOR_WO:
+    case TENSOR_DOWN:
+    case TENSOR_EXPERT_DOWN:
+    case TENSOR_SHARED_DOWN:
+        if (!normed) scale(fill, added);
+        break;
+    case TENSOR_ATTN_OUT_NORM:
+    case TENSOR_FFN_OUT_NORM:
+        if (normed) scale(fill, added);
+        break;
+    case TENSOR_LOOP_NORM:
+        fill->std *= (float)recipe->motion;
+        if (plan->inject == INJECT_MYTHOS) quiet_loop_embedding(fill, recipe);
+        break;
+    case TENSOR_INJECT:
+        if (plan->inject == INJECT_LINEAR) fill->std *= (float)recipe->motion;
+        break;
+    case TENSOR_LORA_B: scale(fill, recipe->motion); break;
+    case TENSOR_LOG_A: fill->mean = (float)log_a(recipe); break;
+    case TENSOR_HEAD: scale(fill, recipe->peak); break;
+    default: break;
+    }
+}
+
+static model__fill usual_fill(const model__recipe *recipe, const model__want *want) {
     const model_plan *plan = recipe->plan;
     model__fill fill = {.kind = MODEL_FILL_NORMAL, .key = key_of(recipe->seed, want)};
     bool diagonal = plan->inject == INJECT_DIAGONAL;
@@ -280,5 +358,11 @@ model__fill model__recipe_fill(const model__recipe *recipe, const model__want *w
     case TENSOR_LORA_B: fill.std = (float)(LORA_OUT / sqrt(plan->lora_rank)); break;
     default: fill.std = (float)matrix_std(plan, want);
     }
+    return fill;
+}
+
+model__fill model__recipe_fill(const model__recipe *recipe, const model__want *want) {
+    model__fill fill = usual_fill(recipe, want);
+    if (recipe->peak > 1) slow_down(&fill, recipe, want);
     return fill;
 }

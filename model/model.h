@@ -152,6 +152,9 @@ typedef struct {
     void (*progress)(void *ud, uint64_t done_bytes, uint64_t all_bytes); /* may be NULL */
     void *ud;
     uint64_t shard_bytes; /* 0 = one file */
+    /* How much loops after the first change the state, relative to the usual weights, and then
+     * logits as peaked as a trained model's. 0: the usual weights, else at most 1. */
+    float motion;
 } model_init_opts;
 /* Writes a model folder with random weights. Refuses to overwrite an existing model.safetensors. */
 int model_init_write(const char *dir, const model_plan *plan, const model_init_opts *opts,

@@ -57,11 +57,17 @@ model__shape model__file_shape(const model__want *want);
 
 /* ---- values of random weights ---- */
 
-typedef enum { MODEL_FILL_NORMAL, MODEL_FILL_SIGNS, MODEL_FILL_HALVES } model__fill_kind;
+typedef enum {
+    MODEL_FILL_NORMAL,
+    MODEL_FILL_SIGNS,
+    MODEL_FILL_HALVES,
+    MODEL_FILL_STEP
+} model__fill_kind;
 
 /* NORMAL: mean + std * a bell-shaped value; SIGNS: plus or minus std; HALVES: a matrix of `cols`
  * columns, bell-shaped with `std` in its left half, `first` in the first column of the right half
- * and `right` in the others. */
+ * and `right` in the others; STEP: a vector, `first` + std * a bell-shaped value in its first
+ * `cols` places, then NORMAL. */
 typedef struct {
     model__fill_kind kind;
     float mean, std, first, right;
@@ -73,7 +79,8 @@ typedef struct {
     const model_plan *plan;
     uint64_t seed;
     float halt_std, halt_bias;
-    bool tied; /* the head is the embedding */
+    double motion, peak; /* factors; 1 for the usual weights */
+    bool tied;           /* the head is the embedding */
 } model__recipe;
 
 /* Models with the exit rule HAZARD are published with threshold 1, and then never exit early. A
@@ -85,7 +92,7 @@ float model__depth_threshold(const model_plan *plan, float mean_depth);
 
 /* Scales halting to an expected depth of mean_depth (1..loops_default) for a random token. */
 void model__recipe_init(model__recipe *recipe, const model_plan *plan, uint64_t seed,
-                        float mean_depth);
+                        float mean_depth, float motion);
 model__fill model__recipe_fill(const model__recipe *recipe, const model__want *want);
 /* Writes values first .. first + n of a tensor, narrowed to dtype, to out. Any split of the tensor
  * gives the same bytes. */

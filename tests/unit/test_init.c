@@ -220,3 +220,50 @@ Test(init, narrowing_rounds_to_nearest_even) {
         cr_assert_eq(model__f16_narrow(model__f16_widen((uint16_t)bits)), bits, "%04x", bits);
     }
 }
+
+static uint32_t likeliest(const float *logits, uint32_t n) {
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < n; i++) {
+        if (logits[i] > logits[best]) best = i;
+    }
+    return best;
+}
+
+/* Part of random tokens after which one loop names the same likeliest token as all loops. */
+static double agreement_of(const char *variant_name, float motion) {
+    enum { N = 200 };
+    tmp_dir dir = tmp_dir_create();
+    model_plan plan = variant(variant_name);
+    model_init_opts opts = {.seed = 4, .dtype = DTYPE_F32, .motion = motion};
+    model_folder *model;
+    err e = {0};
+    uint32_t ids[N], equal = 0, vocab = plan.vocab_size;
+    cr_assert_eq(model_init_write(dir.path, &plan, &opts, &e), 0, "%s", e.msg);
+    cr_assert_eq(model_open(&model, dir.path, &e), 0, "%s", e.msg);
+    reference *ref = ref_open(model);
+    model_close(model);
+    uint64_t seed = 9;
+    for (int i = 0; i < N; i++)
+        ids[i] = (uint32_t)((seed = seed * 6364136223846793005u + 1) >> 33) % vocab;
+    ref_result all = ref_run(ref, ids, N, &(ref_opts){.policy = KV_EXACT}),
+               one = ref_run(ref, ids, N, &(ref_opts){.policy = KV_EXACT, .max_loops = 1});
+    for (size_t i = 0; i < N; i++)
+        equal +=
+            likeliest(all.logits + i * vocab, vocab) == likeliest(one.logits + i * vocab, vocab);
+    ref_result_deinit(&all), ref_result_deinit(&one);
+    ref_close(ref);
+    tmp_dir_remove(&dir);
+    return (double)equal / N;
+}
+
+Test(init, with_less_motion_one_loop_names_the_token_of_all_loops_more_often, .timeout = HANGS_S) {
+    static const char *const variants[] = {"tiny", "ouro_tiny", "huginn_tiny", "retro_tiny_olmo",
+                                           "parcae_tiny"};
+    for (size_t i = 0; i < ARRAY_LEN(variants); i++) {
+        double usual = agreement_of(variants[i], 1), half = agreement_of(variants[i], 0.1f),
+               still = agreement_of(variants[i], 0.001f);
+        cr_expect(usual < half && half < still, "%s: %.3f, %.3f, %.3f", variants[i], usual, half,
+                  still);
+        cr_expect_gt(still, 0.97, "%s with hardly any motion: %.3f", variants[i], still);
+    }
+}

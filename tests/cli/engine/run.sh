@@ -93,8 +93,8 @@ echo '{"prompt": "Ann"}' >>"$out/own.jsonl"
 refused 'line 4 of .*own.jsonl has no "answer"' --questions "$out/own.jsonl"
 echo '{"prompt"' >>"$out/own.jsonl"
 refused 'line 5 of .*own.jsonl: not valid JSON' --questions "$out/own.jsonl"
-refused 'give one of --text and --questions' --json
-refused 'give one of --text and --questions' --text models/demo/held_out.txt --questions "$out/own.jsonl"
+refused 'give one of --text, --made-up and --questions' --json
+refused 'give one of --text, --made-up and --questions' --text models/demo/held_out.txt --questions "$out/own.jsonl"
 refused "at-loops '1,17'" --questions models/hops/questions.jsonl --at-loops 1,17
 refused 'plot goes with --questions' --text models/demo/held_out.txt --plot "$out/x.svg"
 refused 'ends in .svg or .png' --questions models/hops/questions.jsonl --plot "$out/x.pdf"
@@ -182,6 +182,25 @@ jq -e '[.runs[].policy] == ["exact", "exact", "collapse"] and ([.runs[].tokens_d
 # shellcheck disable=SC2086
 if "$fathom" compare $ouro $text --at-loops 5 2>"$out/err"; then fail "compare took 5 loops of 4"; fi
 grep -q 'from 1 to 4' "$out/err" || fail "compare: $(cat "$out/err")"
+
+# Weights made for an agreement have it: compare draws other tokens with other random numbers, so it differs by chance only.
+for family in ouro_tiny tiny huginn_tiny; do
+    "$fathom" init --variant $family --out "$out/agrees" --dtype float32 --agreement 0.8 >/dev/null 2>"$out/err" || fail "init: $(cat "$out/err")"
+    grep -q 'agree on 80' "$out/err" || grep -q 'agree on 79' "$out/err" || fail "the smaller model of $family: $(cat "$out/err")"
+    "$fathom" compare --model "$out/agrees" --device cpu --made-up 1024 --at-loops 1 --json >"$out/compare.json" 2>/dev/null
+    jq -e '.tokens == 1024 and .runs[0].drawn_agreement == 1 and (.runs[3].drawn_agreement - 0.8 | fabs) < 0.06' "$out/compare.json" >/dev/null ||
+        fail "agreement of $family: $(cat "$out/compare.json")"
+    [ ! -e "$out/agrees.trial" ] || fail "init left a smaller model behind"
+    rm -r "$out/agrees"
+done
+
+for bad in "init --variant nanbeige_tiny --agreement 0.9 --out $out/none" \
+    "init --variant huginn_tiny --mean-depth 2 --agreement 0.9 --out $out/none" \
+    "compare --model models/demo --text models/demo/held_out.txt --made-up 9" "compare --model models/demo --made-up 1"; do
+    # shellcheck disable=SC2086
+    if "$fathom" $bad >/dev/null 2>&1; then fail "accepted: $bad"; fi
+    [ ! -e "$out/none" ] || fail "made a folder: $bad"
+done
 
 for bad in "bench engine --model models/demo --sequences 0" "bench engine --model models/demo --modes none" \
     "bench engine --model models/demo --sequences 2 --prompt-tokens 900 --output-tokens 900" \
