@@ -11,25 +11,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const be_mode all_modes[BE_MAX_MODES] = {
-    {"full", "exact", SCHED_FULL, KV_EXACT},
-    {"lockstep", "exact", SCHED_LOCKSTEP, KV_EXACT},
-    {"lockstep", "last", SCHED_LOCKSTEP, KV_LAST},
-    {"depthwise", "exact", SCHED_DEPTHWISE, KV_EXACT},
-    {"depthwise", "last", SCHED_DEPTHWISE, KV_LAST},
-    {"depthwise", "collapse", SCHED_DEPTHWISE, KV_COLLAPSE},
-};
-
 typedef struct {
-    const char *sequences, *prompts, *modes, *plot, *clock, *simulate_from, *costs;
-    uint64_t prompt_tokens, output_tokens, repeat, seed, flights, rounds, waiting, shared;
+    const char *sequences, *prompts, *modes, *plot, *clock, *simulate_from, *costs, *speculate,
+        *agreement;
+    uint64_t prompt_tokens, output_tokens, repeat, seed, flights, rounds, waiting, shared,
+        draft_loops;
     double top_p, mean_depth;
     opt_real temperature; /* default: 1; with prompts 0 */
     bool json, simulate, same_lengths, prefix_cache;
 } options;
 
 typedef struct {
-    be_mode modes[BE_MAX_MODES];
+    be_mode modes[BE_MOST_MODES];
     uint32_t sizes[BE_MAX_SIZES];
     uint32_t most; /* of sizes */
     size_t n_modes, n_sizes;
@@ -46,34 +39,6 @@ static int parse_sizes(bench *to, const char *text, err *e) {
         return -1;
     for (size_t i = 0; i < to->n_sizes; i++) {
         if (to->sizes[i] > to->most) to->most = to->sizes[i];
-    }
-    return 0;
-}
-
-static bool listed(const char *list, const char *name) {
-    size_t n = strlen(name);
-    for (const char *at = list; at; at = strchr(at, ',')) {
-        if (*at == ',') at++;
-        if (strncmp(at, name, n) == 0 && (at[n] == ',' || at[n] == 0)) return true;
-    }
-    return false;
-}
-
-/* `full` always runs: the other modes are compared with it. A mode runs with policies exact and
- * last unless "mode/policy" names one; collapse runs only by name. */
-static int parse_modes(bench *to, const char *list, err *e) {
-    for (int i = 0; i < BE_MAX_MODES; i++) {
-        char both[40];
-        (void)snprintf(both, sizeof both, "%s/%s", all_modes[i].mode, all_modes[i].policy);
-        bool usual = list == NULL || listed(list, all_modes[i].mode);
-        if (all_modes[i].halted_kv == KV_COLLAPSE) usual = false;
-        if (i == 0 || usual || listed(list, both)) {
-            to->modes[to->n_modes++] = all_modes[i];
-        }
-    }
-    if (list && to->n_modes == 1 && !listed(list, "full")) {
-        return err_set(e, ERR_USAGE, "--modes", "'%s' names none of full, lockstep, depthwise",
-                       list);
     }
     return 0;
 }
@@ -101,7 +66,8 @@ static int parse(bench *to, const options *opts, const runtime_opts *run_opts, e
                          .top_p = (float)opts->top_p,
                          .cpu_clock = cpu};
     if (parse_sizes(to, opts->sequences, e) != 0) return -1;
-    return parse_modes(to, opts->modes, e);
+    return be_modes_parse(to->modes, &to->n_modes, opts->modes, opts->speculate,
+                          (uint32_t)opts->draft_loops, e);
 }
 
 static int check_lengths(const be_load *load, const model_plan *plan, err *e) {
@@ -125,8 +91,9 @@ static int run_mode(bench *in, size_t size, size_t mode, uint64_t i, const runti
     const be_mode *which = &in->modes[mode];
     be_run *run = &runs_of(in, size, mode)[i];
     if (be_drive(run, run_on, which, &in->load, &first[which->halted_kv], e) != 0) return -1;
-    fprintf(stderr, "%u sequences, run %llu of %llu, %s %s: %.1f tokens/s\n", in->sizes[size],
-            (unsigned long long)i + 1, (unsigned long long)in->repeat, which->mode, which->policy,
+    char name[BE_NAME];
+    fprintf(stderr, "%u sequences, run %llu of %llu, %s: %.1f tokens/s\n", in->sizes[size],
+            (unsigned long long)i + 1, (unsigned long long)in->repeat, be_mode_name(name, which),
             (double)run->tokens / run->seconds);
     return 0;
 }
@@ -230,6 +197,7 @@ static int read_costs(be_costs *costs, const runtime *run_on, const options *opt
         costs->experts_per_row = plan->n_experts_per_tok;
     }
     costs->flights = (uint32_t)opts->flights;
+    if (be_agreement_parse(costs, opts->agreement, e) != 0) return -1;
     if (opts->costs && opts->mean_depth <= 0)
         return err_set(e, ERR_USAGE, "--mean-depth", "--costs also needs --mean-depth");
     int rc = opts->costs ? be_costs_parse(costs, opts->costs, e)
@@ -314,6 +282,14 @@ int cmd_bench_engine(opt_args *args) {
          "policy "
          "as depthwise/last or depthwise/collapse (default: all but collapse)",
          0, 0, false},
+        {"--speculate", OPT_TEXT, &opts.speculate, "LIST",
+         "runs each mode once for each of these: off, auto, or most drafted tokens of a sequence "
+         "in "
+         "flight; mode full, and policy collapse, run with off only (default off)",
+         0, 0, false},
+        {"--draft-loops", OPT_UINT, &opts.draft_loops, "N",
+         "loops of a token before it drafts the next one (default 0: chosen while it runs)", 0,
+         PLAN_MAX_LOOPS, false},
         {"--prompts", OPT_TEXT, &opts.prompts, "FILE",
          "real prompts instead of made-up ones, a JSON object a line: {\"prompt\": TEXT, "
          "\"answer\": TEXT}, where answer is optional; a run ends when each prompt has ended as "
@@ -341,8 +317,14 @@ int cmd_bench_engine(opt_args *args) {
          "values",
          0, 0, false},
         {"--mean-depth", OPT_REAL, &opts.mean_depth, "X",
-         "mean depth of the simulated positions (default: as in --simulate-from)", 1,
-         PLAN_MAX_LOOPS, false},
+         "mean depth of the simulated positions; as many as --max-loops: every loop (default: as "
+         "in "
+         "--simulate-from)",
+         1, PLAN_MAX_LOOPS, false},
+        {"--agreement", OPT_TEXT, &opts.agreement, "P,P",
+         "part of the simulated drafts that are right after loop 1, 2 and so on; after later loops "
+         "it rises evenly to 1 at the token's last loop (default 0.9)",
+         0, 0, false},
         {"--flights", OPT_UINT, &opts.flights, "N",
          "launches that the simulated device takes at once (default 1)", 1, 2, false},
         {"--json", OPT_FLAG, &opts.json, NULL, "print JSON; the text goes to stderr", 0, 0, false},

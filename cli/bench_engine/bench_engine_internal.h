@@ -8,13 +8,25 @@
 
 #include <stdio.h>
 
-enum { BE_MAX_MODES = 6, BE_MAX_SIZES = 8, BE_MAX_REPEAT = 64, BE_SAMPLES = 2000 };
+enum { BE_MAX_SIZES = 8, BE_MAX_REPEAT = 64, BE_SAMPLES = 2000 };
+
+/* ---- modes.c ---- */
+
+enum { BE_MOST_MODES = 20, BE_NAME = 48 }; /* 4 without drafts, 2 with 8 choices each; bytes */
 
 typedef struct {
     const char *mode, *policy; /* "depthwise", "exact" */
     sched_mode batching;
     kv_policy halted_kv;
+    uint32_t drafts, draft_loops; /* of sched_opts */
+    bool tells_drafts;            /* beside other runs with or without drafts */
 } be_mode;
+/* Mode full without drafts comes first: the others are compared with it. NULL: the default lists.
+ * ERR_USAGE names the option. */
+int be_modes_parse(be_mode out[BE_MOST_MODES], size_t *n, const char *modes, const char *speculate,
+                   uint32_t draft_loops, err *e) WARN_UNUSED;
+/* "depthwise exact", "depthwise exact auto", "depthwise exact 3"; returns `out`. */
+const char *be_mode_name(char out[BE_NAME], const be_mode *mode);
 
 typedef struct {
     uint32_t sequences, prompt_tokens, output_tokens; /* lengths: half to one and a half of these */
@@ -37,7 +49,8 @@ typedef struct {
 typedef struct {
     uint8_t stage;                 /* eng_stage */
     uint32_t rows, tails, kv_only; /* the last two are part of rows */
-    uint32_t waiting; /* rows in flight that it leaves out: for another stage or another launch */
+    uint32_t waiting; /* rows in flight that it leaves out: for another stage or another launch;
+                         0 with drafts: the backend is not told of withdrawn rows */
     uint64_t ns;
 } be_launch;
 
@@ -52,6 +65,7 @@ typedef struct {
     eng_backend *inner; /* borrowed */
     const be_load *load;
     be_table *table;
+    bool drafts;                 /* rows may be withdrawn */
     size_t n_settled;            /* launches of the table with a known time */
     uint32_t n_looping, n_ready; /* rows from prelude to halt, from halt to coda */
     uint32_t n_out, n_skip;      /* launches out; of these, begun before the window */
@@ -83,10 +97,13 @@ typedef struct {
     uint32_t pool[BE_SAMPLES], n_samples;
     uint64_t compared, differing; /* tokens against the first run of the same policy */
     uint64_t warm_up_ns,
-        warm_up_positions;     /* the next, and positions finished, before the window */
-    uint64_t scheduler_ns;     /* processor time of steps beside their launches, events included */
-    uint32_t rows_held;        /* row states in use, at most */
-    uint32_t n_asked, n_right; /* prompts with an answer that were run; right every time */
+        warm_up_positions; /* the next, and positions finished, before the window */
+    uint64_t scheduler_ns; /* processor time of steps beside their launches, events included */
+    uint32_t rows_held;    /* row states in use, at most */
+    uint64_t draft_chains, drafts_accepted, drafts_withdrawn, draft_heads, withdrawn_rows;
+    uint64_t accepted_by_place[SCHED_DRAFT_PLACES];
+    uint32_t draft_loops, drafts; /* as the scheduler chose them, at the end */
+    uint32_t n_asked, n_right;    /* prompts with an answer that were run; right every time */
     be_table table;
 } be_run;
 
@@ -155,6 +172,9 @@ typedef struct {
 
 /* Of `repeat` runs of a mode and of `full` beside them. mode, sequences, max_loops are set. */
 void be_fill_line(be_line *line, const be_run *runs, const be_run *full, uint64_t repeat);
+double be_percent(uint64_t part, uint64_t all); /* 0 if there is nothing */
+/* Mean tokens put out for each recurrent launch and sequence. */
+double be_tokens_per_launch(const be_run *run, uint32_t sequences);
 void be_print_head(FILE *to, const runtime *run_on, const runtime_opts *opts, const be_load *load,
                    uint64_t repeat);
 /* virtual: a simulated device ran it, so the host's time is the scheduler's own. */

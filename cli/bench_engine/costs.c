@@ -77,6 +77,37 @@ int be_costs_parse(be_costs *out, const char *text, err *e) {
                    text);
 }
 
+#define USUAL_AGREEMENT 0.9 /* after loop 1 */
+
+int be_agreement_parse(be_costs *out, const char *list, err *e) {
+    out->agreement[0] = USUAL_AGREEMENT;
+    out->n_agreement = 1;
+    if (list == NULL) return 0;
+    uint32_t n = 0;
+    for (const char *at = list; n < PLAN_MAX_LOOPS;) {
+        char *end;
+        double part = strtod(at, &end);
+        if (end == at || !(part >= 0 && part <= 1) || (*end && *end != ',')) break;
+        if (n > 0 && part < out->agreement[n - 1]) break;
+        out->agreement[n++] = part;
+        out->n_agreement = n;
+        if (*end == 0) return 0;
+        at = end + 1;
+    }
+    return err_set(e, ERR_USAGE, "--agreement",
+                   "--agreement '%s': give numbers from 0 to 1, none below the one before, as in "
+                   "'0.6,0.9'",
+                   list);
+}
+
+double be_agreement_after(const be_costs *costs, uint32_t done, uint32_t all) {
+    uint32_t given = costs->n_agreement;
+    if (done >= all || done == 0) return 1;
+    if (done <= given) return costs->agreement[done - 1];
+    double last = costs->agreement[given - 1];
+    return last + (1 - last) * (double)(done - given) / (double)(all - given);
+}
+
 void be_costs_print(FILE *to, const be_costs *costs) {
     fprintf(to, "simulated costs:");
     for (int i = 0; i < 3; i++) {
@@ -90,6 +121,7 @@ void be_costs_print(FILE *to, const be_costs *costs) {
 void be_depths_of_mean(be_costs *costs, double mean, uint32_t max_loops) {
     double p = 2 / (mean + 1), below = 0, left = p * p;
     costs->n_depths = max_loops;
+    if (mean >= max_loops) left = 0; /* every position runs every loop */
     for (uint32_t depth = 1; depth < max_loops; depth++) {
         below += depth * left;
         left *= 1 - p;

@@ -219,11 +219,14 @@ static int open_and_measure(driver *drv, const be_mode *mode, err *e) {
     sched_opts opts = drv->run_on->sched;
     opts.batching = mode->batching;
     opts.halted_kv = mode->halted_kv;
+    opts.drafts = mode->drafts;
+    opts.draft_loops = mode->draft_loops;
     opts.max_running = load->sequences;
     opts.max_queue = drv->n_lanes;
     opts.max_queue_tokens = UINT64_MAX;
     opts.prefix_cache = load->prefix_cache;
     be_watch_init(&drv->watch, drv->run_on->backend, load, &drv->run->table);
+    drv->watch.drafts = mode->drafts > 0;
     if (sched_create(&drv->sched, &drv->watch.base, &opts, on_event, drv, e) != 0) return -1;
     return measure(drv, e);
 }

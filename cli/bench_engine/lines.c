@@ -17,6 +17,15 @@ static double median(const double *values, uint64_t n) {
     return n % 2 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
 }
 
+double be_percent(uint64_t part, uint64_t all) {
+    return all ? 100 * (double)part / (double)all : 0;
+}
+
+double be_tokens_per_launch(const be_run *run, uint32_t sequences) {
+    double launches = (double)run->launches[ENG_STAGE_RECURRENT];
+    return launches > 0 ? (double)run->tokens / launches / sequences : 0;
+}
+
 static double rate(const be_run *run) {
     return (double)run->tokens / run->seconds;
 }

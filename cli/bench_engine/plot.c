@@ -17,7 +17,7 @@ enum {
     SHOWN = 200, /* launches of a mode: the file must stay small enough for a page */
 };
 
-/* One hue per mode, one lightness per policy. */
+/* One hue per mode, one lightness per policy; one more hue for drafts. */
 static const char *colour_of(const be_mode *mode) {
     bool exact = mode->halted_kv == KV_EXACT;
     switch (mode->batching) {
@@ -25,6 +25,7 @@ static const char *colour_of(const be_mode *mode) {
     case SCHED_LOCKSTEP: return exact ? GNUPLOT_RED : GNUPLOT_ORANGE;
     case SCHED_DEPTHWISE: break;
     }
+    if (mode->drafts) return GNUPLOT_PURPLE;
     if (mode->halted_kv == KV_COLLAPSE) return GNUPLOT_GREEN;
     return exact ? GNUPLOT_BLUE : GNUPLOT_SKY;
 }
@@ -79,11 +80,11 @@ static void put_ratios(buf *to, const be_line *lines, size_t n, size_t modes) {
                "set key top center horizontal samplen 1 maxrows 2\nset boxwidth 0.85\nplot ",
                1.45 * most, n / modes * (modes + 1) - 1);
     for (size_t mode = 0; mode < modes; mode++) {
+        char name[BE_NAME];
         buf_printf(to,
-                   "$ratio%zu using 1:2 with boxes lc rgb '%s' title '%s %s', $ratio%zu using "
+                   "$ratio%zu using 1:2 with boxes lc rgb '%s' title '%s', $ratio%zu using "
                    "1:2:(gprintf('%%.2f', $2)) with labels font ',9' offset 0,0.6 notitle, ",
-                   mode, colour_of(lines[mode].mode), lines[mode].mode->mode,
-                   lines[mode].mode->policy, mode);
+                   mode, colour_of(lines[mode].mode), be_mode_name(name, lines[mode].mode), mode);
     }
     for (size_t mode = 0; mode < modes; mode++) {
         buf_printf(to,
@@ -142,8 +143,9 @@ static void put_launches(buf *to, const be_line *line, double seconds, uint32_t 
         buf_printf(to, "%.4f %u\n%.4f %u\n", before, run->pool[i], now, run->pool[i]);
         before = now;
     }
-    (void)snprintf(title, sizeof title, "%s %s: rows of a launch, mean %.1f", line->mode->mode,
-                   line->mode->policy, run->pool_mean);
+    char name[BE_NAME];
+    (void)snprintf(title, sizeof title, "%s: rows of a launch, mean %.1f",
+                   be_mode_name(name, line->mode), run->pool_mean);
     buf_puts(to, "EOD\n");
     gnuplot_set(to, "title", title);
     buf_printf(

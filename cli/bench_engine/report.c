@@ -72,23 +72,40 @@ static void print_scheduler(FILE *to, const be_run *run) {
             (double)run->warm_up_ns / 1e3 / (double)run->warm_up_positions, run->rows_held);
 }
 
+/* Tokens of a launch and sequence are 1 / loops without drafts. */
+static void print_drafts(FILE *to, const be_line *line) {
+    const be_run *run = line->run;
+    uint64_t rows = run->rows[0] + run->rows[1] + run->rows[2];
+    uint64_t judged = run->drafts_accepted + run->drafts_withdrawn;
+    fprintf(to, "      %.3f tokens a recurrent launch and sequence",
+            be_tokens_per_launch(run, line->sequences));
+    if (line->mode->drafts)
+        fprintf(to,
+                "; drafts: %llu of %llu accepted (%.1f %%), %.2f a chain, %llu rows of the head, "
+                "%.1f %% of rows withdrawn; last: %u in flight, after loop %u",
+                (ull)run->drafts_accepted, (ull)judged, be_percent(run->drafts_accepted, judged),
+                run->draft_chains ? (double)run->drafts_accepted / (double)run->draft_chains : 0,
+                (ull)run->draft_heads, be_percent(run->withdrawn_rows, rows), run->drafts,
+                run->draft_loops);
+    fprintf(to, "\n");
+}
+
 static void print_columns(FILE *to, uint32_t sequences) {
-    fprintf(to, "%u sequences\n  %-16s %9s %7s %7s %7s %7s %7s %8s %9s %9s  %s\n", sequences,
+    fprintf(to, "%u sequences\n  %-20s %9s %7s %7s %7s %7s %7s %8s %9s %9s  %s\n", sequences,
             "mode", "tokens/s", "ratio", "bound", "% bound", "depth", "pool", "launches",
             "cache MB", "all loops", "lost: loops, rest; tails, bound with them");
 }
 
 static void print_line(FILE *to, const be_line *line) {
     const be_run *run = line->run;
-    char name[40];
-    (void)snprintf(name, sizeof name, "%s %s", line->mode->mode, line->mode->policy);
+    char name[BE_NAME];
     fprintf(
         to,
-        "  %-16s %9.1f %7.2f %7.2f %7.1f %7.2f %7.1f %8llu %9.2f %9.2f  %5.1f%% %5.1f%%; %.0f%%",
-        name, line->tokens_per_s, line->ratio, line->bound, line->percent, line->mean_depth,
-        run->pool_mean, (ull)run->launches[ENG_STAGE_RECURRENT], (double)run->cache_bytes / 1e6,
-        (double)run->cache_bytes_all_loops / 1e6, 100 * line->lost_loops, 100 * line->lost_rest,
-        100 * line->tails);
+        "  %-20s %9.1f %7.2f %7.2f %7.1f %7.2f %7.1f %8llu %9.2f %9.2f  %5.1f%% %5.1f%%; %.0f%%",
+        be_mode_name(name, line->mode), line->tokens_per_s, line->ratio, line->bound, line->percent,
+        line->mean_depth, run->pool_mean, (ull)run->launches[ENG_STAGE_RECURRENT],
+        (double)run->cache_bytes / 1e6, (double)run->cache_bytes_all_loops / 1e6,
+        100 * line->lost_loops, 100 * line->lost_rest, 100 * line->tails);
     if (run->tail_rows) fprintf(to, " %.2f", line->bound_with_tails);
     if (run->compared) {
         fprintf(to, "  %llu of %llu tokens differ", (ull)run->differing, (ull)run->compared);
@@ -103,6 +120,7 @@ void be_print_lines(FILE *to, const be_line *lines, size_t n, bool is_virtual) {
         bool first = i == 0 || lines[i - 1].sequences != line->sequences;
         if (first) print_columns(to, line->sequences);
         print_line(to, line);
+        if (line->mode->tells_drafts) print_drafts(to, line);
         if (is_virtual) print_scheduler(to, line->run);
         if (line->mode->batching == SCHED_DEPTHWISE) print_depths(to, line);
     }
@@ -116,6 +134,22 @@ static void json_stages(FILE *to, const be_run *run) {
         fprintf(to, "\"%s\":{\"launches\":%llu,\"rows\":%llu,\"seconds\":%.4f},", names[i],
                 (ull)run->launches[i], (ull)run->rows[i], (double)run->ns[i] / 1e9);
     }
+}
+
+static void json_drafts(FILE *to, const be_line *line) {
+    const be_run *run = line->run;
+    if (line->mode->drafts == SCHED_DRAFTS_AUTO) fprintf(to, "\"speculate\":\"auto\",");
+    else fprintf(to, "\"speculate\":%u,", line->mode->drafts);
+    fprintf(to,
+            "\"tokens_per_launch\":%.5f,\"drafts\":{\"chains\":%llu,\"accepted\":%llu,"
+            "\"withdrawn\":%llu,\"head_rows\":%llu,\"withdrawn_rows\":%llu,\"most_now\":%u,"
+            "\"loops_now\":%u,\"accepted_by_place\":[",
+            be_tokens_per_launch(run, line->sequences), (ull)run->draft_chains,
+            (ull)run->drafts_accepted, (ull)run->drafts_withdrawn, (ull)run->draft_heads,
+            (ull)run->withdrawn_rows, run->drafts, run->draft_loops);
+    for (int i = 0; i < SCHED_DRAFT_PLACES; i++)
+        fprintf(to, "%s%llu", i ? "," : "", (ull)run->accepted_by_place[i]);
+    fprintf(to, "]},");
 }
 
 static void json_arrays(FILE *to, const be_line *line) {
@@ -160,6 +194,7 @@ static void json_line(FILE *to, const be_line *line) {
             (double)run->warm_up_ns / 1e9, (double)run->sample_ns / 1e9, (ull)run->tail_rows,
             line->f0, line->fr, line->lost_loops, line->lost_rest, (ull)run->compared,
             (ull)run->differing, run->n_asked, run->n_right);
+    json_drafts(to, line);
     json_arrays(to, line);
     fprintf(to, "}");
 }

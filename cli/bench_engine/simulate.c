@@ -1,7 +1,8 @@
 /* simulate.c - a device in virtual time: launches take the times of a table of costs.
  *
  * It computes nothing: each position halts at a depth drawn from the table's distribution, and
- * each token is a hash of its request and index, so every schedule puts out the same tokens. */
+ * each token is a hash of its request and index, so every schedule puts out the same tokens. A
+ * draft is this token or another: by a second hash, so a draft right after one loop stays right. */
 #include "base/hash.h"
 #include "base/size.h"
 #include "cli/bench_engine/costs_internal.h"
@@ -23,7 +24,7 @@ typedef struct {
     eng_backend *under; /* the fake device: owns plan and sizes */
     const be_costs *costs;
     uint64_t now, device_free_at; /* virtual ns: the host's clock; the end of the newest launch */
-    uint16_t *depth;              /* [n_rows] loops that the row runs */
+    uint16_t *depth, *done;       /* [n_rows] loops that the row runs; that it has run */
     bool *halted;                 /* [n_rows] */
     sim_flight flights[SIM_FLIGHTS];
     uint32_t n_out, oldest;
@@ -33,8 +34,12 @@ static uint64_t hash_pair(uint64_t x, uint64_t y) {
     return hash_mix(hash_mix(x + HASH_STEP) + y * HASH_STEP);
 }
 
+static double part_of(uint64_t hash) {                /* 0 to 1 */
+    return (double)(hash >> 11) / 9007199254740992.0; /* 2^53 */
+}
+
 static uint16_t draw_depth(const be_costs *costs, uint64_t hash) {
-    double x = (double)(hash >> 11) / 9007199254740992.0; /* 2^53 */
+    double x = part_of(hash);
     uint16_t depth = 1;
     while (depth < costs->n_depths && costs->depth_below[depth] <= x)
         depth++;
@@ -46,6 +51,7 @@ static void start_rows(simulated *sim, const eng_launch *launch) {
         const eng_row *row = &launch->rows[i];
         sim->depth[row->row] = draw_depth(sim->costs, hash_pair(row->token, row->pos));
         sim->halted[row->row] = false;
+        sim->done[row->row] = 0;
     }
 }
 
@@ -55,6 +61,12 @@ static bool row_runs(const simulated *sim, const eng_row *row, bool *kv_only) {
     bool sure = !(row->flags & ENG_ROW_OR_TAIL) || sim->halted[row->row];
     *kv_only = row->flags & ENG_ROW_KV_ONLY && sure;
     return true;
+}
+
+/* A coda's row, such as a draft, does not tell the limits. */
+static void keep_limits(uint16_t *depth, const eng_row *row) {
+    if (*depth < row->min_loops) *depth = row->min_loops;
+    if (*depth > row->max_loops) *depth = row->max_loops;
 }
 
 static be_launch loop_rows(simulated *sim, const eng_launch *launch, uint8_t *halted) {
@@ -68,19 +80,26 @@ static be_launch loop_rows(simulated *sim, const eng_launch *launch, uint8_t *ha
         ran.kv_only += kv_only;
         if (sim->halted[row->row] || row->flags & ENG_ROW_TAIL) continue;
         uint32_t done = row->loop + 1u;
-        bool wants = done >= sim->depth[row->row] && done >= row->min_loops;
-        halted[i] = sim->halted[row->row] = wants || done >= row->max_loops;
+        sim->done[row->row] = (uint16_t)done;
+        keep_limits(&sim->depth[row->row], row);
+        halted[i] = sim->halted[row->row] = done >= sim->depth[row->row];
     }
     return ran;
+}
+
+static uint32_t draw_token(const simulated *sim, const eng_row *row) {
+    uint64_t hash = hash_pair(row->draw->sampling->seed, row->draw->index);
+    uint32_t vocab = sim->base.plan->vocab_size, token = (uint32_t)(hash % vocab);
+    if (!(row->flags & ENG_ROW_DRAFT)) return token;
+    double right = be_agreement_after(sim->costs, sim->done[row->row], sim->depth[row->row]);
+    return part_of(hash_mix(hash + 1)) < right ? token : (token + 1) % vocab;
 }
 
 static uint32_t draw_tokens(const simulated *sim, const eng_launch *launch, eng_choice *choices) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < launch->n_rows; i++) {
-        const eng_draw *draw = launch->rows[i].draw;
         if (!(launch->rows[i].flags & ENG_ROW_SAMPLE)) continue;
-        uint64_t hash = hash_pair(draw->sampling->seed, draw->index);
-        choices[n++] = (eng_choice){.token = (uint32_t)(hash % sim->base.plan->vocab_size)};
+        choices[n++] = (eng_choice){.token = draw_token(sim, &launch->rows[i])};
     }
     return n;
 }
@@ -125,6 +144,7 @@ static void sim_close(eng_backend *backend) {
         free(sim->flights[i].choices);
     }
     free(sim->depth);
+    free(sim->done);
     free(sim->halted);
     eng_backend_close(sim->under);
     free(sim);
@@ -133,8 +153,9 @@ static void sim_close(eng_backend *backend) {
 static bool allocate(simulated *sim) {
     const eng_backend_info *info = &sim->base.info;
     sim->depth = array_new(info->n_rows, sizeof *sim->depth);
+    sim->done = array_new(info->n_rows, sizeof *sim->done);
     sim->halted = array_new(info->n_rows, sizeof *sim->halted);
-    bool ok = sim->depth && sim->halted;
+    bool ok = sim->depth && sim->done && sim->halted;
     for (int i = 0; i < SIM_FLIGHTS && ok; i++) {
         sim->flights[i].halted = array_new(info->max_launch, 1);
         sim->flights[i].choices = array_new(info->max_launch, sizeof *sim->flights[i].choices);

@@ -51,6 +51,7 @@ void be_watch_close_window(be_watch *watch) {
 /* Rows of other sequences or positions that this launch leaves waiting. */
 static uint32_t waiting_rows(const be_watch *watch, const be_launch *launch) {
     uint32_t looping = watch->n_looping, ready = watch->n_ready;
+    if (watch->drafts) return 0;
     switch ((eng_stage)launch->stage) {
     case ENG_STAGE_PRELUDE: return looping + ready;
     case ENG_STAGE_RECURRENT: return looping - (launch->rows - launch->tails) + ready;

@@ -64,5 +64,14 @@ void be_window_close(be_window *window, const scheduler *sched) {
     }
     run->sample_ns = now->sample_ns - before->sample_ns;
     run->tail_rows = now->tail_rows - before->tail_rows;
+    run->draft_chains = now->draft_chains - before->draft_chains;
+    run->drafts_accepted = now->drafts_accepted - before->drafts_accepted;
+    run->drafts_withdrawn = now->drafts_withdrawn - before->drafts_withdrawn;
+    run->draft_heads = now->draft_heads - before->draft_heads;
+    run->withdrawn_rows = now->withdrawn_rows - before->withdrawn_rows;
+    for (int i = 0; i < SCHED_DRAFT_PLACES; i++)
+        run->accepted_by_place[i] = now->accepted_by_place[i] - before->accepted_by_place[i];
+    run->draft_loops = now->draft_loops_now;
+    run->drafts = now->drafts_now;
     run->pool_mean = run->launches[1] ? (double)run->rows[1] / (double)run->launches[1] : 0;
 }

@@ -35,6 +35,16 @@ jq -e -s '[.[].runs[] | select(.mode == "full") | .recurrent.launches] | .[0] ==
 jq -e '.runs[0] | (.seconds * 1e9 - 100 * .recurrent.rows | fabs) < 1e5 and .fr_ns == 100 and .mean_depth > 2 and .mean_depth < 4' \
     "$out/hand.json" >/dev/null || fail "costs by hand"
 
+# Each depthwise mode runs once for each choice of drafts, and all put out the same tokens.
+"$fathom" bench engine --model models/demo --device cpu --sequences 1,3 --repeat 1 --prompt-tokens 12 --output-tokens 24 \
+    --modes depthwise,depthwise/collapse --speculate off,auto,3 --json >"$out/drafts.json" 2>/dev/null
+jq -e '[.runs[] | select(.sequences == 1) | [.mode, .policy, .speculate]] == [["full", "exact", 0],
+    ["depthwise", "exact", 0], ["depthwise", "exact", "auto"], ["depthwise", "exact", 3],
+    ["depthwise", "last", 0], ["depthwise", "last", "auto"], ["depthwise", "last", 3], ["depthwise", "collapse", 0]]
+    and ([.runs[].tokens_differing] | add == 0) and all(.runs[]; .tokens_per_launch > 0)
+    and all(.runs[] | select(.speculate == 0); .drafts.accepted + .drafts.head_rows + .drafts.withdrawn_rows == 0)' \
+    "$out/drafts.json" >/dev/null || fail "drafts: $(jq -c '[.runs[] | {mode, policy, speculate, drafts, tokens_differing}]' "$out/drafts.json")"
+
 # The scheduler's own time per row does not grow with requests that wait, nor with a burst that shares its prompts.
 for shared in 0 128; do
     for waiting in 0 8192; do
@@ -202,12 +212,20 @@ for bad in "init --variant nanbeige_tiny --agreement 0.9 --out $out/none" \
     [ ! -e "$out/none" ] || fail "made a folder: $bad"
 done
 
+for bad in 0.9,0.8 2 -1 0.5, x; do
+    "$fathom" bench engine --model models/demo --simulate --costs 'prelude=0,0 recurrent=0,100 coda=0,0' --mean-depth 3 --agreement=$bad \
+        >/dev/null 2>"$out/err" && fail "accepted: --agreement $bad"
+    grep -q 'give numbers from 0 to 1' "$out/err" || fail "--agreement $bad: $(cat "$out/err")"
+done
 for bad in "bench engine --model models/demo --sequences 0" "bench engine --model models/demo --modes none" \
     "bench engine --model models/demo --sequences 2 --prompt-tokens 900 --output-tokens 900" \
     "bench engine --model models/demo --clock cpu" "bench engine --model models/demo --simulate" \
     "bench engine --model models/demo --simulate --simulate-from nowhere" \
     "bench engine --model models/demo --simulate --simulate-from models/demo/config.json" \
-    "bench engine --model models/demo --simulate --mean-depth 3 --costs prelude=1" "compare --model models/demo --text nowhere" \
+    "bench engine --model models/demo --simulate --mean-depth 3 --costs prelude=1" \
+    "bench engine --model models/demo --speculate on" "bench engine --model models/demo --speculate 0" \
+    "bench engine --model models/demo --speculate 65" "bench engine --model models/demo --speculate off,,3" \
+    "bench engine --model models/demo --speculate 1,2,3,4,5,6,7,8,9" "compare --model models/demo --text nowhere" \
     "compare --model models/demo --text models/demo/held_out.txt --at-loops 0" \
     "compare --model models/demo --text models/demo/held_out.txt --window 2000"; do
     # shellcheck disable=SC2086
