@@ -28,29 +28,30 @@ void sched__learn_draft(draft_model *drafts, uint32_t loops, bool right) {
     drafts->right[loops] += right;
 }
 
-/* Without verdicts, a draft after one loop more is a little better than after one loop less: then
- * a model whose first loops are poor drafters has its deeper loops tried. */
-static double agreement_of(const draft_model *drafts, uint32_t loops, double *n) {
+typedef struct {
+    double known, n; /* part of drafts that are right; verdicts that say so */
+} estimate;
+
+/* From the estimate for one loop less. Without verdicts, a draft after one loop more is a little
+ * better: then a model whose first loops are poor drafters has its deeper loops tried. */
+static estimate next_estimate(const draft_model *drafts, uint32_t loops, estimate before) {
     static const double at_first = 0.75, better = 0.15, weight = 4;
-    double known = 1 - (1 - at_first) / (1 - better);
-    for (uint32_t i = 1; i <= loops; i++) {
-        double guess = known + (1 - known) * better;
-        *n = drafts->judged[i] + weight;
-        known = (drafts->right[i] + weight * guess) / *n;
-    }
-    return known;
+    double guess = loops == 1 ? at_first : before.known + (1 - before.known) * better;
+    double n = drafts->judged[loops] + weight;
+    return (estimate){(drafts->right[loops] + weight * guess) / n, n};
 }
 
 double sched__agreement(const draft_model *drafts, uint32_t loops) {
-    double n;
-    return agreement_of(drafts, loops, &n);
+    estimate now = {0};
+    for (uint32_t i = 1; i <= loops; i++)
+        now = next_estimate(drafts, i, now);
+    return now.known;
 }
 
 /* Few verdicts leave room for hope, and old ones fade: a loop given up by bad luck is tried again.
  */
-static double hoped_agreement(const draft_model *drafts, uint32_t loops) {
-    double n = 1, known = agreement_of(drafts, loops, &n);
-    return smaller(known + sqrt(known * (1 - known) / n), 1);
+static double hope(estimate now) {
+    return smaller(now.known + sqrt(now.known * (1 - now.known) / now.n), 1);
 }
 
 /* ---- what they save and cost ---- */
@@ -121,30 +122,22 @@ static uint32_t needed(double depth, uint32_t loops) {
     return (uint32_t)larger(ceil(depth / loops) - 1, 1);
 }
 
-static double verdicts(const draft_model *drafts) {
-    double n = 0;
-    for (uint32_t i = 0; i <= PLAN_MAX_LOOPS; i++)
-        n += drafts->judged[i];
-    return n;
-}
-
 draft_choice sched__choose_draft(const cost_model *cost, const draft_model *drafts,
                                  const draft_load *load, uint32_t loops, uint32_t most) {
     enum { FEW_VERDICTS = 16 };
     draft_choice best = {0};
+    estimate now = {0}, at_best = {0};
     double best_ns = INFINITY, pays_below = token_ns(cost, load, 1, best) * (1 - least_gain);
-    for (uint32_t i = loops ? loops : 1; i < load->max_loops; i++) {
+    for (uint32_t i = 1; i < load->max_loops; i++) {
         uint32_t n = needed(load->depth, i);
-        if (n > most && loops == 0) continue;
+        now = next_estimate(drafts, i, now);
+        if (loops ? i != loops : n > most) continue;
         draft_choice choice = {.loops = (uint16_t)i, .most = (uint16_t)smaller(n, most)};
-        double ns = token_ns(cost, load, hoped_agreement(drafts, i), choice);
-        if (ns < best_ns) best_ns = ns, best = choice;
-        if (loops) break;
+        double ns = token_ns(cost, load, hope(now), choice);
+        if (ns < best_ns) best_ns = ns, best = choice, at_best = now;
     }
     if (best_ns >= pays_below) return (draft_choice){0};
-    bool pays = sched__token_ns(cost, drafts, load, best) < pays_below;
-    bool first = verdicts(drafts) < FEW_VERDICTS;
-    best.trial = first || !pays;
-    best.rare = !first && !pays && load->sequences > 1;
+    bool pays = token_ns(cost, load, at_best.known, best) < pays_below;
+    best.trial = !pays || at_best.n < FEW_VERDICTS;
     return best;
 }

@@ -12,7 +12,6 @@ typedef struct {
     uint16_t loops; /* of a position before it drafts the next token; 0 = no drafts */
     uint16_t most;  /* drafts of one sequence without a verdict */
     bool trial;     /* it is not known to pay: one sequence at a time */
-    bool rare;      /* it seems not to pay: only now and then */
 } draft_choice;
 
 /* A verdict on a token drafted after so many loops. */

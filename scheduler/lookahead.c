@@ -72,6 +72,11 @@ static bool coda_can_read(const scheduler *sched, const cohort *coh) {
            earlier->coda_row == NONE;
 }
 
+static double flush_base_ns(const scheduler *sched) {
+    const cost_fit *stage = sched->cost.stage;
+    return stage[ENG_STAGE_PRELUDE].base_ns + stage[ENG_STAGE_CODA].base_ns;
+}
+
 /* Drafts take rows, places in launches and pages that nobody else wants. */
 static bool has_room(const scheduler *sched, const sequence *seq) {
     uint64_t pages, blocks, looping = (uint64_t)sched->n_looping_live + sched->n_looping_tail;
@@ -91,13 +96,15 @@ static uint32_t open_drafts(const sequence *seq) {
     return seq->n_drafts - (seq->n_drafts > 0 && (judge == NULL || judge->n_live == 0));
 }
 
-/* On trial, one sequence drafts at a time, and rarely when it seems not to pay. */
+/* On trial, one sequence drafts at a time. Its codas are for it alone, and others wait for them, so
+ * they may cost a small part of all time. */
 static bool has_turn(const scheduler *sched, const sequence *seq) {
-    enum { WINDOW = 16, ONE_IN = 8 }; /* recurrent launches */
-    if (!sched->draft_now.trial || seq->n_drafts > 0) return true;
-    uint64_t window = sched->stats.launches[ENG_STAGE_RECURRENT] / WINDOW;
-    if (sched->draft_now.rare && window % ONE_IN != 0) return false;
-    return sched->n_draft_rows + sched->n_to_draft == 0;
+    static const double part = 0.02;
+    enum { FREE_CODAS = 24 };
+    const uint64_t *ns = sched->stats.launch_ns;
+    if (!sched->draft_now.trial || seq->n_drafts > 0 || sched->n_running == 1) return true;
+    double all = (double)(ns[0] + ns[1] + ns[2]) + FREE_CODAS * flush_base_ns(sched) / part;
+    return sched->n_draft_rows + sched->n_to_draft == 0 && sched->trial_ns < part * all;
 }
 
 static bool may_draft(const scheduler *sched, const cohort *coh) {
@@ -114,6 +121,7 @@ void sched__offer_draft(scheduler *sched, cohort *coh) {
     if (coh->drafting == DRAFT_WAITS) {
         if (coh->n_live == 0) sched__take_draft_offer(sched, coh);
     } else if (may_draft(sched, coh)) {
+        if (sched->draft_now.trial) sched->trial_ns += flush_base_ns(sched);
         coh->drafting = DRAFT_WAITS;
         list_insert_before(&sched->to_draft, &coh->stage_link);
         sched->n_to_draft++;

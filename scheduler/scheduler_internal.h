@@ -180,6 +180,7 @@ struct scheduler {
     cost_model cost;
     draft_model drafts;
     draft_choice draft_now;  /* how sequences draft at present */
+    double trial_ns;         /* of codas only for trials of drafts */
     uint64_t drafts_planned; /* stats.launches of recurrent launches when it was chosen */
     ahead_state ahead;
     eng_sampler *sampler;

@@ -1,15 +1,16 @@
-/* test_sched_drafts.c - speculation: what drafts gain, and what they never change. */
+/* test_sched_drafts.c - speculation: what drafts gain, and when they stay away. */
 #include "tests/lib/sched_rig.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 TestSuite(sched_drafts, .fini = fail_on_leaks, .timeout = HANGS_S);
 
-enum { TOKENS = 400 };
+enum { LOOPS = 8, TOKENS = 500 };
 
-/* Every position runs 8 loops. */
+/* Every position runs 8 loops, and a launch takes about as long for few rows as for one. */
 static fake_opts eight_loops(uint32_t agreement) {
     fake_opts fake;
     fake_opts_default(&fake);
@@ -35,33 +36,66 @@ static void measure(const fake_opts *fake, uint32_t drafts, uint32_t n, measured
         rig_submit(&rig, &req);
     }
     rig_finish(&rig);
+    const scheduler *sched = rig.sched;
+    draft_load load = {.sequences = n, .depth = LOOPS, .in_step = true, .max_loops = LOOPS};
     out->stats = *rig_stats(&rig);
     out->us = (double)rig_device_ns(&rig) / 1e3 / TOKENS / n;
-    draft_load load = {.sequences = n, .depth = 8, .in_step = true, .max_loops = 8};
-    out->expected_us =
-        sched__token_ns(&rig.sched->cost, &rig.sched->drafts, &load, rig.sched->draft_now) / 1e3;
+    out->expected_us = sched__token_ns(&sched->cost, &sched->drafts, &load, sched->draft_now) / 1e3;
     rig_close(&rig);
 }
 
-Test(sched_drafts, experiment) {
-    static const uint32_t agreements[] = {0, 30, 50, 80, 95, 100}, sizes[] = {1, 2, 4, 8, 32, 64};
-    for (int s = 0; s < 6; s++)
-        for (int i = 0; i < 6; i++) {
-            fake_opts fake = eight_loops(agreements[i]);
-            measured got;
-            fprintf(stderr, "%u seqs, agreement %u:", sizes[s], agreements[i]);
-            static const uint32_t drafts[] = {0, SCHED_DRAFTS_AUTO, 1, 3, 8};
-            for (int k = 0; k < 5; k++) {
-                measure(&fake, drafts[k], sizes[s], &got);
-                fprintf(stderr, "  [%u] %.1f/%.1f", drafts[k], got.us, got.expected_us);
-                if (k == 1)
-                    fprintf(stderr, " (%u/%u: %llu of %llu, heads %llu rows %llu)",
-                            got.stats.draft_loops_now, got.stats.drafts_now,
-                            (unsigned long long)got.stats.drafts_accepted,
-                            (unsigned long long)got.stats.draft_tokens,
-                            (unsigned long long)got.stats.draft_heads,
-                            (unsigned long long)got.stats.withdrawn_rows);
-            }
-            fprintf(stderr, "\n");
-        }
+/* Tokens a second over those without drafts. */
+static double gain(const fake_opts *fake, uint32_t n, measured *with) {
+    measured without;
+    measure(fake, 0, n, &without);
+    measure(fake, SCHED_DRAFTS_AUTO, n, with);
+    const sched_stats *st = &with->stats;
+    fprintf(stderr,
+            "%2u sequences, %3u %% agree: %.2f times as fast (%.1f us a token, %.1f expected); "
+            "%llu of %llu drafts right, %llu rows withdrawn\n",
+            n, fake->agreement, without.us / with->us, with->us, with->expected_us,
+            (unsigned long long)st->drafts_accepted, (unsigned long long)st->draft_tokens,
+            (unsigned long long)st->withdrawn_rows);
+    return without.us / with->us;
+}
+
+/* Launches for each token: agreement * 1 + (1 - agreement) * 8, instead of 8. */
+Test(sched_drafts, one_stream_runs_as_fast_as_its_drafts_are_right) {
+    static const struct {
+        uint32_t agreement;
+        double least;
+    } rows[] = {{100, 4.2}, {95, 3.0}, {80, 1.7}, {50, 1.1}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        fake_opts fake = eight_loops(rows[i].agreement);
+        measured with;
+        double got = gain(&fake, 1, &with);
+        cr_expect_gt(got, rows[i].least, "%u %%: %.2f", rows[i].agreement, got);
+        cr_expect_lt(with.us, 1.25 * with.expected_us, "%u %%: %.2f us, expected %.2f",
+                     rows[i].agreement, with.us, with.expected_us);
+    }
+}
+
+Test(sched_drafts, streams_with_free_places_gain_too) {
+    static const uint32_t sizes[] = {2, 8, 32};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        fake_opts fake = eight_loops(95);
+        measured with;
+        double got = gain(&fake, sizes[i], &with);
+        cr_expect_gt(got, 1.8, "%u sequences: %.2f", sizes[i], got);
+    }
+}
+
+Test(sched_drafts, drafts_that_are_wrong_or_rows_that_cost_lose_little) {
+    static const struct {
+        uint32_t agreement, n;
+        uint64_t row_ns; /* of a recurrent launch */
+    } rows[] = {{0, 1, 20},   {0, 8, 20},     {0, 32, 20},    {30, 8, 20},
+                {30, 32, 20}, {95, 1, 20000}, {95, 8, 20000}, {95, 32, 20000}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        fake_opts fake = eight_loops(rows[i].agreement);
+        fake.row_ns[ENG_STAGE_RECURRENT] = rows[i].row_ns;
+        measured with;
+        double got = gain(&fake, rows[i].n, &with);
+        cr_expect_gt(got, 0.92, "row %zu: %.2f", i, got);
+    }
 }
