@@ -231,14 +231,19 @@ static void add_run(eng__cpu *cpu, uint32_t first, uint32_t last, bool expanded)
     if (last > first) cpu->runs[cpu->n_runs++] = (eng__run){first, last - first, expanded};
 }
 
+static bool chunked(const eng__cpu *cpu, uint32_t idx) {
+    return !cpu->in_coda && cpu->chunked[eng__row_of(cpu, idx)->row];
+}
+
 /* Splits rows [first, last) of consecutive positions into runs. A row uses the expanded form if the
  * launch holds the rest of its window and at least one block of it. The choice depends on this
  * sequence only, not on other sequences or on the number of windows in the launch. If the prefix
- * cache holds the start of a window, the rest takes the same form as without it. The coda may be
- * cut anywhere, so it stays absorbed. */
+ * cache holds the start of a window, the rest takes the same form as without it. Rows that entered
+ * one by one stay absorbed: it is chance that their tails meet. The coda may be cut anywhere, so it
+ * stays absorbed. */
 static void add_runs(eng__cpu *cpu, uint32_t first, uint32_t last) {
     uint32_t begin = first, pos = eng__row_of(cpu, first)->pos,
-             window = cpu->in_coda ? 0 : cpu->window;
+             window = chunked(cpu, first) ? cpu->window : 0;
     if (window == 0) {
         add_run(cpu, first, last, false);
         return;
@@ -264,8 +269,23 @@ static void find_runs(eng__cpu *cpu) {
             const eng_row *next = eng__row_of(cpu, idx + n);
             if (next->blocks != row->blocks || next->pos != row->pos + n) break;
             if (cpu->plane[idx + n] != cpu->plane[idx]) break;
+            if (chunked(cpu, idx + n) != chunked(cpu, idx)) break;
         }
         add_runs(cpu, idx, idx + n);
+    }
+}
+
+void eng__choose_forms(eng__cpu *cpu) {
+    for (uint32_t idx = 0; idx < cpu->n_all; idx++) {
+        cpu->chunked[eng__row_of(cpu, idx)->row] = cpu->window > 0;
+        cpu->plane[idx] = 0; /* all alike */
+    }
+    if (cpu->window == 0) return;
+    find_runs(cpu);
+    for (uint32_t i = 0; i < cpu->n_runs; i++) {
+        const eng__run *run = &cpu->runs[i];
+        for (uint32_t k = 0; k < run->n_rows; k++)
+            cpu->chunked[eng__row_of(cpu, run->first + k)->row] = run->expanded;
     }
 }
 

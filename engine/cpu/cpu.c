@@ -213,6 +213,7 @@ static int take_scratch(eng__cpu *cpu, err *e) {
         {&cpu->input, plan->inject == INJECT_NONE ? 0 : cpu->opts.n_rows, dim, real},
         {&cpu->out, cpu->opts.n_rows, dim, real},
         {&cpu->exit_sum, cpu->opts.n_rows, 1, real},
+        {&cpu->chunked, cpu->opts.n_rows, 1, sizeof *cpu->chunked},
         {&cpu->stamps.last, cpu->opts.n_rows, 1, sizeof *cpu->stamps.last},
         {&cpu->launch_row, n_rows, 1, sizeof *cpu->launch_row},
         {&cpu->plane, n_rows, 1, sizeof *cpu->plane},

@@ -246,6 +246,7 @@ typedef struct {
     /* row states, [n_rows] each; input, the injection's second term, is NULL if the loop has no
      * injection */
     float *state, *input, *out, *exit_sum;
+    bool *chunked; /* its prelude ran in the expanded form, so its loops may */
     eng__stamps stamps;
 
     /* cache */
@@ -355,6 +356,8 @@ void eng__panel(const eng__cpu *cpu, const eng__mat *mat, uint32_t panel, const 
 /* attention.c: writes K/V of every row of the launch. Attention of full rows is added to `stream`
  * or left in `normed`: see eng__to_stream. */
 void eng__attention(eng__cpu *cpu, const eng__layer *layer);
+/* In a prelude, before its layers: chooses the form of each row. */
+void eng__choose_forms(eng__cpu *cpu);
 /* The rows read by the first products of a sublayer. */
 static inline const float *eng__sublayer_input(const eng__cpu *cpu) {
     return plan_norms_inputs(&cpu->plan) ? cpu->normed : cpu->stream;

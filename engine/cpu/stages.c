@@ -237,6 +237,7 @@ static void prelude_end_work(void *arg, uint32_t first, uint32_t last, uint32_t 
 
 void eng__stage_prelude(eng__cpu *cpu) {
     order_rows(cpu, all_full);
+    eng__choose_forms(cpu);
     eng__pool_run(cpu->pool, prelude_start_work, cpu, cpu->n_all, 8);
     for (uint32_t i = 0; i < cpu->plan.n_prelude; i++) {
         set_planes(cpu, plan_plane_prelude(&cpu->plan, i));

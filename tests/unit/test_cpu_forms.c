@@ -142,3 +142,36 @@ Test(cpu_forms, rows_behind_a_cached_prefix_keep_their_bits) {
     cr_assert_eq(memcmp(drv.seq[0].logits + at, drv.seq[1].logits + at, n * sizeof(float)), 0);
     driver_close(&drv);
 }
+
+/* Logits of the position behind a window of positions that each began alone and left after two
+ * loops. Their tails run one by one, or side by side when the last position needs them. */
+static float *logits_behind_tails(bool together) {
+    enum { WINDOW = 64, LEAVE = 2, LOOPS = 6 };
+    (void)open_forms(WINDOW, 1, DTYPE_F32);
+    start(1, WINDOW + 1);
+    for (uint32_t pos = 0; pos <= WINDOW; pos++) {
+        bool last = pos == WINDOW;
+        driver_add_prelude(&drv, 0, pos, pos + 1);
+        driver_launch(&drv, ENG_STAGE_PRELUDE);
+        for (uint32_t loop = 0; loop < (together && !last ? LEAVE : LOOPS); loop++) {
+            bool wakes = together && last && loop >= LEAVE;
+            driver_add_loop(&drv, 0, loop, wakes ? 0 : pos, pos + 1);
+            if (!last) drv.rows[drv.n_rows - 1].max_loops = LEAVE;
+            driver_launch(&drv, ENG_STAGE_RECURRENT);
+        }
+        driver_add_coda(&drv, 0, pos, pos + 1);
+        driver_launch(&drv, ENG_STAGE_CODA);
+    }
+    size_t vocab = drv.plan->vocab_size;
+    float *out = malloc(vocab * sizeof *out);
+    memcpy(out, drv.seq[0].logits + WINDOW * vocab, vocab * sizeof *out);
+    driver_close(&drv);
+    return out;
+}
+
+Test(cpu_forms, tails_side_by_side_keep_the_form_of_positions_that_began_alone) {
+    float *apart = logits_behind_tails(false), *together = logits_behind_tails(true);
+    cr_assert_eq(memcmp(apart, together, 320 * sizeof *apart), 0);
+    free(apart);
+    free(together);
+}
