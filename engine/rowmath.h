@@ -126,13 +126,18 @@ typedef struct {
     uint32_t halted;
 } rm_act_step;
 
+/* The probability that is left for the last loop, given the sum of the others. */
+RM_FN float rm_act_rest(float cum) {
+    return 1.0f - cum > 0.0f ? 1.0f - cum : 0.0f;
+}
+
 /* One ACT step of a running position. probability = sigmoid(w . state + b); `done` = loops done
  * with this one. Before min_loops the threshold does not count and the sum of weights stops at 1.
  * At max_loops the position leaves with the weights so far. */
 RM_FN rm_act_step rm_act(float cum, float probability, float threshold, uint32_t done,
                          uint32_t min_loops, uint32_t max_loops) {
     rm_act_step step;
-    float rest = 1.0f - cum > 0.0f ? 1.0f - cum : 0.0f;
+    float rest = rm_act_rest(cum);
     uint32_t may = done >= min_loops, leaves = may && cum + probability >= threshold;
     step.weight = leaves || (!may && probability > rest) ? rest : probability;
     step.cum = cum + (may ? probability : step.weight);

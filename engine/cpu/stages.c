@@ -410,20 +410,31 @@ void eng__stage_recurrent(eng__cpu *cpu) {
 
 /* ---- coda and head ---- */
 
-/* The coda works on a copy of `out`: the row may still loop as a tail. CODA_IN_LINEAR reads the
- * copy from `normed`. */
+/* The output of a row that still loops, as if it left now. A weighted sum is made in `x`. */
+static const float *draft_output(const eng__cpu *cpu, const eng_row *row, float *x) {
+    size_t dim = cpu->plan.dim;
+    const float *state = cpu->state + row->row * dim;
+    if (cpu->plan.output == OUTPUT_STATE) return state;
+    memcpy(x, cpu->out + row->row * dim, dim * sizeof *x);
+    cpu->kern->scale_add(x, 1.0f, state, rm_act_rest(cpu->exit_sum[row->row]), dim);
+    return x;
+}
+
+/* The coda works on a copy of the output: the row may still loop, as a tail or behind its draft.
+ * CODA_IN_LINEAR reads the copy from `normed`. */
 static void coda_start_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
     eng__cpu *cpu = arg;
     size_t dim = cpu->plan.dim;
     (void)worker;
     for (uint32_t idx = first; idx < last; idx++) {
         const eng_row *row = eng__row_of(cpu, idx);
-        const float *out = cpu->out + row->row * dim;
         float *x = (cpu->plan.coda_in == CODA_IN_LINEAR ? cpu->normed : cpu->stream) +
                    idx * cpu->ld_stream;
+        const float *out =
+            row->flags & ENG_ROW_DRAFT ? draft_output(cpu, row, x) : cpu->out + row->row * dim;
         if (cpu->plan.coda_in == CODA_IN_NORM)
             cpu->kern->rms(out, cpu->final_norm, x, dim, cpu->plan.norm_eps);
-        else memcpy(x, out, dim * sizeof *x);
+        else if (out != x) memcpy(x, out, dim * sizeof *x);
         eng__rope_at(cpu, row->pos, cpu->rope + idx * cpu->ld_rope);
     }
 }

@@ -1,9 +1,9 @@
 /* fake.c - `--device fake`: a backend without arithmetic, to measure everything else.
  *
  * Rows halt at a depth derived from their position, under every exit rule. Every row with logits
- * names one token, so tests know the output in advance. A launch with logits takes
- * --fake-us-per-token, for any number of rows. So the period of a stream is one launch, for up to
- * --max-rows streams.
+ * names one token, so tests know the output in advance. The draft of one position in seven names
+ * another token, and all others the same. A launch with logits takes --fake-us-per-token, for any
+ * number of rows. So the period of a stream is one launch, for up to --max-rows streams.
  *
  * The environment variable FATHOM_FAULT makes the device fail, for tests. nan:N, device:N and
  * stall:N spoil the Nth launch with logits; nans:N spoils the Nth and all later ones; load:MS makes
@@ -44,6 +44,13 @@ static bool halts(const eng_row *row, exit_rule rule) {
     return done >= row->min_loops && done >= wish;
 }
 
+/* The token named after a position. */
+static uint32_t token_after(const fake_device *fake, const eng_row *row) {
+    bool wrong = row->flags & ENG_ROW_DRAFT && row->pos % 7 == 6;
+    uint32_t token = 33 + (row->pos + wrong) % 64;
+    return token < fake->vocab ? token : 0;
+}
+
 static int fake_launch(eng_backend *backend, const eng_launch *launch, err *e) {
     (void)e;
     fake_device *fake = (fake_device *)(void *)backend;
@@ -58,7 +65,7 @@ static int fake_launch(eng_backend *backend, const eng_launch *launch, err *e) {
         uint32_t at = fake->n_logits++;
         float *logits = fake->logits + (size_t)at * fake->vocab;
         logits[fake->marked[at]] = 0;
-        fake->marked[at] = 33 + row->pos % 64 < fake->vocab ? 33 + row->pos % 64 : 0;
+        fake->marked[at] = token_after(fake, row);
         logits[fake->marked[at]] = 20;
     }
     return 0;

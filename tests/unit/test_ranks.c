@@ -71,7 +71,8 @@ static void pack_launch(packed_launch *out) {
                             .home = i % 3,
                             .blocks = i < 3 ? table_a : table_b};
     }
-    rows[4].flags = ENG_ROW_SAMPLE;
+    rows[3].flags = ENG_ROW_LOGITS | ENG_ROW_DRAFT;
+    rows[4].flags = ENG_ROW_SAMPLE | ENG_ROW_DRAFT;
     rows[4].draw = &out->draw;
     edits[0] = (eng_edit){.block = 1, .slot = 2, .plane = 3, .n_planes = 4, .off = 5, .home = 2};
     edits[1] = (eng_edit){.block = 6, .slot = ENG_NO_SLOT, .guarded = true, .guard = 8};
