@@ -72,7 +72,7 @@ cuda-sass: $(CUDA_CU_OBJ)
 .PHONY: cuda-sass
 
 # Needs a device to do more than say so; the same sources run on the CPU in tests/cuda/run.sh.
-CUDA_TEST_SRC := $(wildcard tests/cuda/selftest/*.c) tests/lib/golden.c tests/lib/files.c tests/lib/weights.c
+CUDA_TEST_SRC := $(wildcard tests/cuda/selftest/*.c) tests/lib/draft_run.c tests/lib/golden.c tests/lib/files.c tests/lib/weights.c
 CUDA_TEST_OBJ := $(CUDA_TEST_SRC:%.c=$(CUDA_B)/%.o)
 
 $(CUDA_B)/tests/%.o: tests/%.c

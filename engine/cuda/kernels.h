@@ -43,6 +43,7 @@ enum {
     CU_ROW_KV_ONLY = 2,
     CU_ROW_GUARDED = 16,
     CU_ROW_OR_TAIL = 32,
+    CU_ROW_DRAFT = 64,
     CU_ROW_EXPANDED = 256, /* of a run with expanded keys and values */
 };
 #define CU_NO_LOGITS UINT32_MAX
@@ -178,7 +179,7 @@ typedef enum {
     CU_FROM_DIAGONAL, /* decay * h + e */
     CU_FROM_LINEAR,   /* delta + e */
     CU_FROM_STATE,    /* h */
-    CU_FROM_OUT,      /* out */
+    CU_FROM_OUT,      /* out; of a draft h, or with `weighted` out + (1 - cum, at least 0) * h */
     CU_FROM_DELTA,    /* delta */
     CU_FROM_X,        /* x + delta */
 } cu_row_from;
@@ -198,6 +199,7 @@ typedef struct {
     cu_stamp *stamp;
     cu_row_from from;
     cu_row_to to;
+    bool weighted;       /* out is a sum over all loops */
     uint32_t dim, ld;    /* ld: values between rows of embed and act */
     uint32_t loop_width; /* channels of the loop embedding */
     float norm_eps, embed_scale;

@@ -64,18 +64,20 @@ static uint32_t put_tiles(const cu_backend *cuda, const eng_launch *launch, cu_t
 
 enum {
     FLAGS_ASK = CU_ROW_GUARDED | CU_ROW_OR_TAIL, /* dependent on an earlier launch */
-    FLAGS_SENT = CU_ROW_TAIL | CU_ROW_KV_ONLY | FLAGS_ASK,
+    FLAGS_LOOP = CU_ROW_TAIL | CU_ROW_KV_ONLY | FLAGS_ASK,
+    FLAGS_CODA = CU_ROW_DRAFT,
 };
 
 static void put_rows(const cu_backend *cuda, cu_flight *flight, const eng_launch *launch,
                      uint32_t *tables, uint32_t *n_tables) {
     cu_row *to = rows_at(flight);
-    uint32_t start = 0, asks = 0;
+    bool loops = launch->stage == ENG_STAGE_RECURRENT;
+    bool reads = launch->stage == ENG_STAGE_PRELUDE || cuda->embeds_values;
+    uint32_t start = 0, asks = 0, sent = loops ? FLAGS_LOOP : 0;
+    if (launch->stage == ENG_STAGE_CODA) sent = FLAGS_CODA;
     for (uint32_t i = 0; i < launch->n_rows; i++) {
         const eng_row *row = &launch->rows[i];
         put_table(row, i ? row - 1 : NULL, tables, &start, n_tables);
-        bool loops = launch->stage == ENG_STAGE_RECURRENT;
-        bool reads = launch->stage == ENG_STAGE_PRELUDE || cuda->embeds_values;
         to[i] = (cu_row){.row = row->row,
                          .pos = row->pos,
                          .table = start,
@@ -84,7 +86,7 @@ static void put_rows(const cu_backend *cuda, cu_flight *flight, const eng_launch
                          .loop = loops ? row->loop : 0,
                          .min_loops = row->min_loops,
                          .max_loops = row->max_loops,
-                         .flags = loops ? row->flags & FLAGS_SENT : 0,
+                         .flags = (uint16_t)(row->flags & sent),
                          .threshold = row->threshold,
                          .guard = row->guard,
                          .at = i};

@@ -33,10 +33,17 @@ static __device__ __forceinline__ bool row_enter(const cu_row_args &args, uint32
         float scale = args.embed_scale;
         row_join(x, x, [=](float v, float) { return v * scale; });
     } else if (args.from != CU_FROM_X && args.from != CU_FROM_DELTA) {
-        const float *state = args.from == CU_FROM_OUT      ? args.state.out
-                             : args.from == CU_FROM_LINEAR ? args.state.e
-                                                           : args.state.h;
+        bool draft = args.from == CU_FROM_OUT && row->flags & CU_ROW_DRAFT,
+             sum = draft && args.weighted;
+        const float *state = args.from == CU_FROM_OUT && draft == sum ? args.state.out
+                             : args.from == CU_FROM_LINEAR            ? args.state.e
+                                                                      : args.state.h;
         row_load<WHOLE>(x, state + at, args.dim);
+        if (sum) {
+            row_load<WHOLE>(y, args.state.h + at, args.dim);
+            float rest = rm_act_rest(args.state.cum[row->row]);
+            row_join(x, y, [=](float out, float h) { return out + rest * h; });
+        }
     }
     const float *more = parts + args.dim; /* to add to y */
     uint32_t n_more = has_delta(args.from) ? args.n_parts - 1 : 0, width = args.dim;

@@ -252,6 +252,7 @@ static cu_row_args row_args(const cu_backend *cuda, entry in, cu_row_to to, cons
     return (cu_row_args){.desc = cuda->desc,
                          .from = in.from,
                          .to = to,
+                         .weighted = cuda->plan.output == OUTPUT_WEIGHTED_SUM,
                          .dim = cuda->plan.dim,
                          .ld = cuda->dim_ld,
                          .loop_width = cuda->loop_width,

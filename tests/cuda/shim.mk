@@ -16,7 +16,7 @@ COMMON = -D_GNU_SOURCE -DFATHOM_CUDA_SHIM=1 -DCU_NCCL_LIBRARY=NULL -DCU_TARGETS=
 CFLAGS = -std=c11 -Wall -Wextra -Wshadow -Wvla -Werror $(COMMON)
 CXXFLAGS = -std=c++17 -Wall -Wextra -Wno-unknown-pragmas -Werror $(COMMON)
 
-C_SRC   := $(wildcard engine/cuda/*.c tests/cuda/selftest/*.c) tests/lib/golden.c tests/lib/files.c tests/lib/weights.c
+C_SRC   := $(wildcard engine/cuda/*.c tests/cuda/selftest/*.c) tests/lib/draft_run.c tests/lib/golden.c tests/lib/files.c tests/lib/weights.c
 CU_SRC  := $(wildcard engine/cuda/*.cu)
 CXX_SRC := $(wildcard tests/cuda/shim/*.cpp)
 OBJ := $(C_SRC:%.c=$(B)/%.o) $(CU_SRC:%.cu=$(B)/%.cu.o) $(CXX_SRC:%.cpp=$(B)/%.o)

@@ -19,26 +19,13 @@ static const struct {
     const char *name;
     void (*run)(void);
 } groups[] = {
-    {"rows", test_rows},
-    {"ahead", test_ahead},
-    {"mm", test_mm},
-    {"moe", test_moe},
-    {"attention", test_attention},
-    {"flash", test_flash},
-    {"sample", test_sample},
-    {"backend", test_backend},
-    {"head", test_head},
-    {"flights", test_flights},
-    {"scheduler", test_scheduler},
-    {"families", test_families},
-    {"published", test_published},
-    {"plans", test_plans},
-    {"limits", test_limits},
-    {"errors", test_errors},
-    {"failures", test_failures},
-    {"clock", test_clock},
-    {"invariant", test_invariant},
-    {"ranks", test_ranks},
+    {"rows", test_rows},         {"ahead", test_ahead},         {"mm", test_mm},
+    {"moe", test_moe},           {"attention", test_attention}, {"flash", test_flash},
+    {"sample", test_sample},     {"backend", test_backend},     {"head", test_head},
+    {"flights", test_flights},   {"drafts", test_drafts},       {"scheduler", test_scheduler},
+    {"families", test_families}, {"published", test_published}, {"plans", test_plans},
+    {"limits", test_limits},     {"errors", test_errors},       {"failures", test_failures},
+    {"clock", test_clock},       {"invariant", test_invariant}, {"ranks", test_ranks},
     {"sums", test_sums},
 };
 

@@ -72,6 +72,7 @@ void test_flash(void);
 void test_head(void);
 void test_backend(void);
 void test_flights(void);
+void test_drafts(void);
 void test_scheduler(void);
 void test_families(void);
 void test_published(void);

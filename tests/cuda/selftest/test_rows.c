@@ -39,6 +39,7 @@ typedef struct {
     uint32_t dim, ld, width;
     bool f32;
     float *state, *input, *out, *stream, *delta, *embed, *norm, *before, *loop_emb, *decay, *step;
+    float cum[STATES];
 } numbers;
 
 /* One way through the row step. */
@@ -50,6 +51,7 @@ typedef struct {
     bool no_input;         /* no loop reads the input */
     bool product;          /* TO_STATE: a product reads the state's input */
     bool factor;           /* TO_INPUT: a step */
+    bool drafts, weighted; /* every other row is a draft; out is a weighted sum */
     uint32_t parts;        /* of delta; 0 as 1 */
     cu_start start;
 } step_way;
@@ -64,21 +66,24 @@ enum { MOST_PARTS = 3 };
 
 static numbers numbers_new(uint32_t dim, bool f32, rng *rnd) {
     uint32_t ld = cu_round(dim, 32);
-    return (numbers){.dim = dim,
-                     .ld = ld,
-                     .width = dim / 8,
-                     .f32 = f32,
-                     .state = random_floats(rnd, STATES * dim, 2),
-                     .input = random_floats(rnd, STATES * dim, 1),
-                     .out = random_floats(rnd, STATES * dim, 3),
-                     .stream = random_floats(rnd, (ROWS + 1) * dim, 1),
-                     .delta = random_floats(rnd, (ROWS + 1) * MOST_PARTS * dim, 1),
-                     .embed = random_floats(rnd, VOCAB * ld, 1),
-                     .norm = random_floats(rnd, dim, 1),
-                     .before = random_floats(rnd, dim, 1),
-                     .loop_emb = random_floats(rnd, LOOPS * (dim / 8) + 1, 1),
-                     .decay = random_floats(rnd, dim, 1),
-                     .step = random_floats(rnd, dim, 2)};
+    numbers nums = {.dim = dim,
+                    .ld = ld,
+                    .width = dim / 8,
+                    .f32 = f32,
+                    .state = random_floats(rnd, STATES * dim, 2),
+                    .input = random_floats(rnd, STATES * dim, 1),
+                    .out = random_floats(rnd, STATES * dim, 3),
+                    .stream = random_floats(rnd, (ROWS + 1) * dim, 1),
+                    .delta = random_floats(rnd, (ROWS + 1) * MOST_PARTS * dim, 1),
+                    .embed = random_floats(rnd, VOCAB * ld, 1),
+                    .norm = random_floats(rnd, dim, 1),
+                    .before = random_floats(rnd, dim, 1),
+                    .loop_emb = random_floats(rnd, LOOPS * (dim / 8) + 1, 1),
+                    .decay = random_floats(rnd, dim, 1),
+                    .step = random_floats(rnd, dim, 2)};
+    for (uint32_t i = 0; i < STATES; i++) /* some above 1 */
+        nums.cum[i] = 0.6f + 0.6f * rng_float(rnd);
+    return nums;
 }
 
 static void numbers_free(numbers *nums) {
@@ -106,7 +111,10 @@ static double twin_input(const numbers *nums, const step_way *way, const cu_row 
     case CU_FROM_DIAGONAL: return (double)nums->decay[col] * state + input;
     case CU_FROM_LINEAR: return delta + input;
     case CU_FROM_STATE: return state;
-    case CU_FROM_OUT: return (double)nums->out[at];
+    case CU_FROM_OUT:
+        if (!(row->flags & CU_ROW_DRAFT)) return (double)nums->out[at];
+        if (!way->weighted) return state;
+        return (double)nums->out[at] + fmax(0, 1 - (double)nums->cum[row->row]) * state;
     case CU_FROM_DELTA: return delta;
     case CU_FROM_X: break;
     }
@@ -166,6 +174,7 @@ static void run_step(const numbers *nums, const step_way *way, const cu_row *row
     cu_row_args args = {.desc = dev_desc(&spec),
                         .from = way->from,
                         .to = way->to,
+                        .weighted = way->weighted,
                         .dim = dim,
                         .ld = nums->ld,
                         .loop_width = nums->width,
@@ -184,9 +193,10 @@ static void run_step(const numbers *nums, const step_way *way, const cu_row *row
                         .decay = dev_floats(nums->decay, dim),
                         .step = way->factor ? dev_floats(nums->step, dim) : NULL,
                         .act = way->to == CU_TO_STATE && !way->product ? NULL : act};
-    args.state =
-        (cu_state){dev_floats(nums->state, STATES * dim), dev_floats(nums->input, STATES * dim),
-                   dev_floats(nums->out, STATES * dim), dev_poison(STATES * 4), dev_poison(STATES)};
+    args.state = (cu_state){
+        dev_floats(nums->state, STATES * dim), dev_floats(nums->input, STATES * dim),
+        dev_floats(nums->out, STATES * dim),
+        way->drafts ? dev_floats(nums->cum, STATES) : dev_poison(STATES * 4), dev_poison(STATES)};
     float *dev_e = args.state.e;
     if (way->no_input) args.state.e = NULL;
     must(cu_row_step(test_stream, &args, cap, nums->f32), "row step");
@@ -259,6 +269,8 @@ static void step(const numbers *nums, const step_way *way) {
     double bad = 0;
     for (uint32_t i = 0; i < ROWS; i++)
         rows[i] = plain_row(i);
+    for (uint32_t i = 1; way->drafts && i < ROWS; i += 2)
+        rows[i].flags = CU_ROW_DRAFT;
     stepped got = step_new(nums, ROWS + 1);
     run_step(nums, way, rows, &got);
     for (uint32_t i = 0; i < ROWS; i++)
@@ -287,7 +299,11 @@ static void row_steps(rng *rnd) {
         {.from = CU_FROM_OUT, .to = CU_TO_HEAD, .bare = true},
         {.from = CU_FROM_OUT, .to = CU_TO_HEAD, .before = true},
         {.from = CU_FROM_OUT, .to = CU_TO_NORM, .before = true},
+        {.from = CU_FROM_OUT, .to = CU_TO_HEAD, .bare = true, .drafts = true},
+        {.from = CU_FROM_OUT, .to = CU_TO_NORM, .drafts = true, .weighted = true},
+        {.from = CU_FROM_OUT, .to = CU_TO_NORM, .before = true, .drafts = true, .weighted = true},
         {.from = CU_FROM_STATE, .to = CU_TO_NORM, .bare = true},
+        {.from = CU_FROM_STATE, .to = CU_TO_NORM, .drafts = true, .weighted = true},
         {.from = CU_FROM_DELTA, .to = CU_TO_INPUT, .factor = true},
         {.from = CU_FROM_TOKEN, .to = CU_TO_STATE, .bare = true, .no_input = true},
         {.from = CU_FROM_TOKEN, .to = CU_TO_STATE, .bare = true, .start = CU_START_ZERO},
