@@ -222,7 +222,7 @@ static int run(const options *opts, runtime_opts *run_opts, err *e) {
     run_opts->max_running = all.most;
     run_opts->halted_kv = "exact"; /* rows and cache sized for tails */
     run_opts->batching = "depthwise";
-    run_opts->speculate = "off"; /* modes are compared without it */
+    run_opts->speculate = "off"; /* each mode says for itself whether it drafts */
     if (opts->simulate) run_opts->device = "fake";
     join_ranks(run_opts);
     if (runtime_open(&run_on, run_opts, e) != 0) return -1;

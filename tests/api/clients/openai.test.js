@@ -148,6 +148,17 @@ describe("the demo model", () => {
         assert.ok(low.choices[0].depths.every((d) => d <= 2), "minimal is a quarter of eight loops");
     });
 
+    test("drafted text is a member of its own, and the text is that of a stream without it", async () => {
+        const textOf = (chunks) => chunks.map((c) => c.choices[0]?.text ?? c.choices[0]?.delta.content ?? "").join("");
+        const both = async (make) => [await all(await make({ stream: true })), await all(await make({ stream: true, stream_options: { include_drafts: true } }))];
+        for (const make of [(more) => client.completions.create({ ...greedy, prompt, ...more }), (more) => client.chat.completions.create({ model, messages, temperature: 0, max_completion_tokens: 24, ...more })]) {
+            const [plain, drafting] = await both(make);
+            assert.equal(textOf(drafting), textOf(plain));
+            assert.ok(plain.every((c) => !("draft" in c.choices[0])));
+            assert.ok(drafting.every((c) => ["string", "undefined"].includes(typeof c.choices[0].draft)));
+        }
+    });
+
     test("every response carries a request id", async () => {
         const { response, request_id: id } = await client.completions.create({ ...greedy, prompt, max_tokens: 1 }).withResponse();
         assert.ok(id);
