@@ -33,6 +33,7 @@ typedef struct {
     buf text, depths, ids;
     uint32_t n_tokens;
     uint64_t cut_to; /* tokens that the context has room for, if fewer than asked for; 0: enough */
+    uint64_t drafted, right; /* drafted tokens, and how many of them were right */
     sched_event end;
 } run_output;
 
@@ -142,6 +143,10 @@ static int run(run_output *out, scheduler *sched, const sched_request *request, 
     while (!idle) {
         if (sched_step(sched, &idle, e) != 0) return -1;
     }
+    sched_stats stats;
+    sched_get_stats(sched, &stats);
+    out->drafted = stats.draft_tokens;
+    out->right = stats.drafts_accepted;
     if (out->end.finish != SCHED_FAILED) return 0;
     return err_set(e, out->end.why, NULL, "the generation failed: %s", err_text(out->end.why));
 }
@@ -195,6 +200,8 @@ static void print_json(run_output *run_out, const token_ids *prompt) {
         buf_printf(&out, "%s%u", i ? "," : "", prompt->data[i]);
     buf_puts(&out, "],");
     describe_runtime_json(&out, run_out->rt);
+    buf_printf(&out, ",\"drafted\":%llu,\"drafts_right\":%llu",
+               (unsigned long long)run_out->drafted, (unsigned long long)run_out->right);
     buf_printf(&out, ",\"prompt_ms\":%.3f,\"decode_ms\":%.3f}\n", (double)end->prefill_ns / 1e6,
                (double)end->decode_ns / 1e6);
     fwrite(out.data, 1, out.len, stdout);
@@ -211,6 +218,9 @@ static void print_figures(const run_output *run_out) {
     buf_printf(&out, ", first token after %.1f ms", (double)end->prefill_ns / 1e6);
     if (end->n_output > 1 && seconds > 0)
         buf_printf(&out, ", then %.1f tokens/s", (end->n_output - 1) / seconds);
+    if (run_out->drafted)
+        buf_printf(&out, ", %llu of %llu drafts right", (unsigned long long)run_out->right,
+                   (unsigned long long)run_out->drafted);
     buf_printf(&out, " (%s)\n", finish_name(end->finish));
     if (run_out->cut_to && end->finish == SCHED_LENGTH) {
         buf_printf(&out, "--max-tokens %llu is cut to %llu, the room in the context\n",
@@ -297,7 +307,7 @@ int cmd_generate(opt_args *args) {
          "print how many loops each token ran; on a terminal, colour each token by it", 0, 0,
          false},
         {"--json", OPT_FLAG, &opts.json, NULL,
-         "print one JSON object with text, ids, depths and exit rule", 0, 0, false},
+         "print one JSON object with text, ids, depths, drafts and exit rule", 0, 0, false},
     };
     const opt_command command = {
         "generate", "continues one prompt and prints the text as it comes",

@@ -38,6 +38,19 @@ grep -q "mean depth [0-9.]* of 8, [0-9]* % of loops saved" "$dir/err" || fail "t
 [ "$(cat "$dir/stop")" = " Kim." ] || fail "hops: $(cat "$dir/stop")"
 echo "ok limits and figures"
 
+# Speculation changes no token, and its figures are told.
+text "$dir/ahead" $demo --prompt 'In the beginning' --max-tokens 40 --seed 3 --speculate 3 --draft-loops 1
+cmp -s "$dir/ahead" "$dir/own" || fail "--speculate 3: another text: $(cat "$dir/ahead")"
+grep -q "tokens/s, [0-9]* of [1-9][0-9]* drafts right" "$dir/err" || fail "the figures of --speculate: $(cat "$dir/err")"
+text "$dir/alone" $demo --prompt 'In the beginning' --max-tokens 40 --seed 3 --speculate off
+cmp -s "$dir/alone" "$dir/own" && ! grep -q drafts "$dir/err" || fail "--speculate off: $(cat "$dir/err")"
+text "$dir/json" $demo --prompt 'In the beginning' --max-tokens 40 --seed 3 --speculate 3 --draft-loops 1 --json
+grep -q '"drafted":[1-9][0-9]*,"drafts_right":[0-9]' "$dir/json" || fail "--json: $(cat "$dir/json")"
+ends 2 "does not go with --halted-kv collapse" $fathom generate $demo --prompt x --halted-kv collapse --speculate 2
+ends 2 "a token of this model runs at most 16 loops" $fathom generate $demo --prompt x --draft-loops 17
+ends 2 "must be 1 to 64, not 65" $fathom generate $demo --prompt x --speculate 65
+echo "ok speculation"
+
 printf 'In the beginning\n' | $fathom generate $demo --prompt - --seed 3 --max-tokens 40 >"$dir/stdin" 2>"$dir/err"
 cmp -s "$dir/stdin" "$dir/own" || fail "--prompt -: $(cat "$dir/stdin")"
 head -c 17000000 /dev/zero | tr '\0' a >"$dir/long"
