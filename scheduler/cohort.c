@@ -148,9 +148,8 @@ static void start_cohort(scheduler *sched, sequence *seq) {
 
 /* ---- drafts ---- */
 
-void sched__start_draft(scheduler *sched, sequence *seq, uint16_t drafted_after) {
+void sched__start_draft(scheduler *sched, sequence *seq) {
     start_cohort(sched, seq);
-    seq->last->drafted_after = drafted_after;
     seq->last->place = (uint16_t)(seq->n_drafts - 1);
 }
 

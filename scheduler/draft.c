@@ -1,12 +1,13 @@
 /* draft.c - speculation: a sequence goes on with a token that is not known yet.
  *
  * A row that still loops names a draft of the next token, by a coda of its own (lookahead.c). The
- * position of the draft begins at once, as many loops behind, and may draft in its turn. When the
- * earlier position leaves the loop, its last coda gives the token. If the draft was the same token,
- * nothing remains to be done: the position behind has read nothing but keys and values of known
- * tokens, so it is the position that would have begun now. Otherwise every position behind is
- * withdrawn: its rows, its slots, its drafts. So drafts decide how fast tokens come, and never
- * which tokens.
+ * position of the draft begins at once, as many loops behind, and may draft in its turn. After more
+ * loops the row may name the token anew: if it is another one, everything behind is withdrawn and
+ * begins with the new token. When the row leaves the loop, its last coda gives the token itself. If
+ * the draft was the same token, nothing remains to be done: the position behind has read nothing
+ * but keys and values of known tokens, so it is the position that would have begun now. Otherwise
+ * every position behind is withdrawn: its rows, its slots, its drafts. So drafts decide how fast
+ * tokens come, and never which tokens.
  *
  * Draws depend on the seed and on the index of the token alone. The draft is drawn with the draw of
  * the token itself, so it is right whenever both distributions pick the same token.
@@ -27,55 +28,9 @@ static void tell(scheduler *sched, const sequence *seq, const cohort *from, uint
     sched->sink(sched->ud, &event);
 }
 
-void sched__take_draft(scheduler *sched, cohort *coh, uint32_t token) {
-    sequence *seq = coh->owner;
-    bool behind = coh == seq->last && coh->first + 1 == seq->n_tokens + seq->n_drafts;
-    if (!behind || sched->n_free_rows == 0) return;
-    sched->stats.draft_chains += seq->n_drafts == 0;
-    sched->stats.draft_tokens++;
-    seq->tokens[seq->n_tokens + seq->n_drafts++] = token;
-    sched__start_draft(sched, seq, coh->next_loop);
-    if (seq->req.tell_drafts) tell(sched, seq, coh, token);
-}
-
-static cohort *first_draft(const sequence *seq) {
-    cohort *coh = seq->last;
-    while (coh->before && coh->before->draft)
-        coh = coh->before;
-    return coh;
-}
-
-/* The place of a draft counts the drafts without a verdict when it was drawn. */
-static void accept(scheduler *sched, sequence *seq, cohort *coh) {
-    sched__learn_draft(&sched->drafts, coh->drafted_after, true);
-    sched->stats.drafts_accepted++;
-    sched->stats.accepted_by_place[least(coh->place, SCHED_DRAFT_PLACES - 1)]++;
-    seq->n_drafts--;
-    sched__keep_draft(sched, coh);
-}
-
-bool sched__judge_draft(scheduler *sched, sequence *seq, uint32_t token) {
-    if (seq->n_drafts == 0) return false;
-    cohort *coh = first_draft(seq);
-    if (seq->tokens[seq->n_tokens] == token) {
-        accept(sched, seq, coh);
-        return true;
-    }
-    sched__learn_draft(&sched->drafts, coh->drafted_after, false);
-    sched__withdraw_drafts(sched, seq);
-    return false;
-}
-
 static void count_withdrawn(scheduler *sched, const cohort *coh) {
     sched->stats.drafts_withdrawn++;
     sched->stats.withdrawn_rows += coh->n_run;
-}
-
-void sched__withdraw_drafts(scheduler *sched, sequence *seq) {
-    for (; seq->n_drafts > 0; seq->n_drafts--) {
-        count_withdrawn(sched, seq->last);
-        sched__undo_last(sched, seq);
-    }
 }
 
 void sched__forget_drafts(scheduler *sched, const sequence *seq) {
@@ -84,12 +39,91 @@ void sched__forget_drafts(scheduler *sched, const sequence *seq) {
         count_withdrawn(sched, coh);
 }
 
+/* Every draft from position `from` on. */
+static void withdraw(scheduler *sched, sequence *seq, uint32_t from) {
+    for (; seq->n_drafts > 0 && seq->last->first >= from; seq->n_drafts--) {
+        count_withdrawn(sched, seq->last);
+        sched__undo_last(sched, seq);
+    }
+}
+
+static void record(cohort *coh, uint32_t token) {
+    draft_record *drawn = &coh->drawn;
+    uint16_t loops = coh->next_loop;
+    if (drawn->last == 0) drawn->first = token;
+    if (drawn->last == 0 || drawn->newest != token) drawn->changed = loops;
+    drawn->newest = token;
+    drawn->last = loops;
+    if (loops < 64) drawn->loops |= UINT64_C(1) << loops;
+}
+
+static void begin_draft(scheduler *sched, cohort *coh, uint32_t token) {
+    sequence *seq = coh->owner;
+    sched->stats.draft_chains += seq->n_drafts == 0;
+    sched->stats.draft_tokens++;
+    seq->tokens[seq->n_tokens + seq->n_drafts++] = token;
+    sched__start_draft(sched, seq);
+    if (seq->req.tell_drafts) tell(sched, seq, coh, token);
+}
+
+/* With several launches in flight the verdict may have come before the draft. */
+void sched__take_draft(scheduler *sched, cohort *coh, uint32_t token) {
+    sequence *seq = coh->owner;
+    uint32_t pos = coh->first + 1;
+    if (pos < seq->n_tokens) return;
+    record(coh, token);
+    coh->drafting = token == ENG_NO_TOKEN ? DRAFT_ENDS : DRAFTS_NOTHING;
+    if (coh != seq->last) {
+        if (seq->tokens[pos] == token) return;
+        withdraw(sched, seq, pos);
+    }
+    if (token != ENG_NO_TOKEN && sched->n_free_rows > 0) begin_draft(sched, coh, token);
+}
+
+/* ---- verdicts ---- */
+
+/* The cohort of the newest known token. */
+static cohort *newest_known(const sequence *seq) {
+    cohort *coh = seq->last;
+    while (coh && coh->first >= seq->n_tokens)
+        coh = coh->before;
+    return coh;
+}
+
+static void learn(scheduler *sched, const draft_record *drawn, uint32_t token) {
+    for (uint64_t left = drawn->loops; left; left &= left - 1) {
+        uint32_t loops = (uint32_t)__builtin_ctzll(left);
+        uint32_t named = loops < drawn->changed ? drawn->first : drawn->newest;
+        sched__learn_draft(&sched->drafts, loops, named == token);
+    }
+}
+
+/* The place of a draft counts the drafts without a verdict when it was drawn. */
+static void accept(scheduler *sched, sequence *seq, cohort *coh) {
+    sched->stats.drafts_accepted++;
+    sched->stats.accepted_by_place[least(coh->place, SCHED_DRAFT_PLACES - 1)]++;
+    seq->n_drafts--;
+    sched__keep_draft(sched, coh);
+}
+
+bool sched__judge_draft(scheduler *sched, sequence *seq, uint32_t token) {
+    cohort *judge = newest_known(seq);
+    if (judge) learn(sched, &judge->drawn, token);
+    if (seq->n_drafts == 0) return false;
+    if (seq->tokens[seq->n_tokens] == token) {
+        accept(sched, seq, judge ? judge->after : seq->first);
+        return true;
+    }
+    withdraw(sched, seq, seq->n_tokens);
+    return false;
+}
+
 bool sched__withdraw_some(scheduler *sched, uint32_t home) {
     if (sched->n_draft_rows == 0) return false;
     for (list_link *link = sched->running.prev; link != &sched->running; link = link->prev) {
         sequence *seq = OWNER_OF(link, sequence, rank_link);
         if (seq->prefix_key.home != home || seq->n_drafts == 0) continue;
-        sched__withdraw_drafts(sched, seq);
+        withdraw(sched, seq, seq->n_tokens);
         return true;
     }
     return false;

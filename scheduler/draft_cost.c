@@ -28,30 +28,34 @@ void sched__learn_draft(draft_model *drafts, uint32_t loops, bool right) {
     drafts->right[loops] += right;
 }
 
-typedef struct {
-    double known, n; /* part of drafts that are right; verdicts that say so */
-} estimate;
+typedef struct {                      /* by loops */
+    double known[PLAN_MAX_LOOPS + 1]; /* part of drafts that are right */
+    double n[PLAN_MAX_LOOPS + 1];     /* verdicts that say so */
+} estimates;
 
-/* From the estimate for one loop less. Without verdicts, a draft after one loop more is a little
- * better: then a model whose first loops are poor drafters has its deeper loops tried. */
-static estimate next_estimate(const draft_model *drafts, uint32_t loops, estimate before) {
+/* Without verdicts, a draft after one loop more is a little better than after one loop less: then
+ * a model whose first loops are poor drafters has its deeper loops tried. */
+static void estimate(const draft_model *drafts, uint32_t most_loops, estimates *out) {
     static const double at_first = 0.75, better = 0.15, weight = 4;
-    double guess = loops == 1 ? at_first : before.known + (1 - before.known) * better;
-    double n = drafts->judged[loops] + weight;
-    return (estimate){(drafts->right[loops] + weight * guess) / n, n};
+    double guess = at_first;
+    for (uint32_t i = 1; i <= most_loops; i++) {
+        out->n[i] = drafts->judged[i] + weight;
+        out->known[i] = (drafts->right[i] + weight * guess) / out->n[i];
+        guess = out->known[i] + (1 - out->known[i]) * better;
+    }
 }
 
 double sched__agreement(const draft_model *drafts, uint32_t loops) {
-    estimate now = {0};
-    for (uint32_t i = 1; i <= loops; i++)
-        now = next_estimate(drafts, i, now);
-    return now.known;
+    estimates now;
+    estimate(drafts, loops, &now);
+    return now.known[loops];
 }
 
 /* Few verdicts leave room for hope, and old ones fade: a loop given up by bad luck is tried again.
  */
-static double hope(estimate now) {
-    return smaller(now.known + sqrt(now.known * (1 - now.known) / now.n), 1);
+static double hope(const estimates *now, uint32_t loops) {
+    double known = now->known[loops];
+    return smaller(sqrt(known * (1 - known) / now->n[loops]), 1 - known);
 }
 
 /* ---- what they save and cost ---- */
@@ -62,17 +66,21 @@ typedef struct {
     double withdrawn; /* positions for each token put out */
 } draft_pace;
 
-/* A right draft begins the next position after `loops` loops, or when a verdict makes room for it;
- * a wrong one after the whole depth. Then the positions behind are withdrawn, begun at loops, 2
- * loops, … after the first. */
-static draft_pace pace_of(double agreement, double depth, draft_choice choice) {
-    double loops = choice.loops, wrong = 1 - agreement;
-    if (choice.loops == 0 || loops >= depth) return (draft_pace){depth, depth, 0};
-    draft_pace pace = {.rows = depth};
-    pace.period = agreement * larger(loops, depth / (choice.most + 1.0)) + wrong * depth;
-    for (uint32_t i = 1; i <= choice.most && i * loops < depth; i++) {
-        pace.rows += wrong * (depth - i * loops);
-        pace.withdrawn += wrong;
+/* A position names the next token after `loops` loops, and again after every `loops` more, until
+ * the token is right. Each wrong name costs the next position that many loops, and lets one more
+ * position begin in vain; all of them run until the next name. With few drafts allowed, the newest
+ * position also waits for a verdict. `better`: added to the agreement, in hope. */
+static draft_pace pace_of(const estimates *now, double better, double depth,
+                          const draft_choice *choice) {
+    double loops = choice->loops;
+    if (choice->loops == 0 || loops >= depth) return (draft_pace){depth, depth, 0};
+    draft_pace pace = {.period = larger(loops, depth / (choice->most + 1.0)), .rows = depth};
+    for (uint32_t i = 1; i * loops < depth; i++) {
+        double wrong = 1 - smaller(now->known[i * choice->loops] + better, 1);
+        double behind = smaller(i, choice->most);
+        pace.period += wrong * smaller(loops, depth - i * loops);
+        pace.rows += wrong * behind * loops;
+        pace.withdrawn += i <= choice->most ? wrong : 0;
     }
     return pace;
 }
@@ -95,12 +103,20 @@ static double flush_ns(const cost_model *cost, const draft_load *load, double fl
     return flushes * (base / batch + (batch - 1) * loops * loop / (2 * n * n));
 }
 
-static double token_ns(const cost_model *cost, const draft_load *load, double agreement,
-                       draft_choice choice) {
-    draft_pace pace = pace_of(agreement, load->depth, choice);
+static uint32_t n_checks(const draft_choice *choice) {
+    uint32_t n = 0;
+    for (size_t i = 0; i < sizeof choice->checks / sizeof *choice->checks; i++)
+        n += (uint32_t)__builtin_popcountll(choice->checks[i]);
+    return n;
+}
+
+static double token_ns(const cost_model *cost, const draft_load *load, const estimates *now,
+                       double better, const draft_choice *choice) {
+    draft_pace pace = pace_of(now, better, load->depth, choice);
     double rows = load->sequences * pace.rows / pace.period + load->other_rows;
-    double positions = 1 + pace.withdrawn, heads = choice.loops ? 1 + positions : 1;
-    double flush = choice.loops == 0 && load->in_step
+    double positions = 1 + pace.withdrawn;
+    double heads = choice->loops ? 1 + positions + n_checks(choice) : 1;
+    double flush = choice->loops == 0 && load->in_step
                        ? shared_flush_ns(cost, load)
                        : flush_ns(cost, load, positions, pace.period / positions);
     return pace.period / load->sequences * sched__loop_ns(cost, rows) + flush +
@@ -109,9 +125,13 @@ static double token_ns(const cost_model *cost, const draft_load *load, double ag
 }
 
 double sched__token_ns(const cost_model *cost, const draft_model *drafts, const draft_load *load,
-                       draft_choice choice) {
-    return token_ns(cost, load, sched__agreement(drafts, choice.loops), choice);
+                       const draft_choice *choice) {
+    estimates now;
+    estimate(drafts, load->max_loops, &now);
+    return token_ns(cost, load, &now, 0, choice);
 }
+
+/* ---- the choice ---- */
 
 /* A gain below this is not worth the rows. */
 static const double least_gain = 0.03;
@@ -122,22 +142,47 @@ static uint32_t needed(double depth, uint32_t loops) {
     return (uint32_t)larger(ceil(depth / loops) - 1, 1);
 }
 
-draft_choice sched__choose_draft(const cost_model *cost, const draft_model *drafts,
-                                 const draft_load *load, uint32_t loops, uint32_t most) {
+/* Drawing a token anew costs a row of the coda. It finds so many wrong drafts, and the loops left
+ * to the position are saved for each. */
+static void choose_checks(const cost_model *cost, const draft_load *load, const estimates *now,
+                          draft_choice *choice) {
+    double loop_ns = sched__loop_ns(cost, load->sequences) / load->sequences;
+    uint32_t drawn = choice->loops;
+    for (uint32_t i = drawn + 1; i < load->max_loops && i < load->depth; i++) {
+        double found = now->known[i] - now->known[drawn];
+        if (found * (load->depth - i) * loop_ns <= cost->stage[ENG_STAGE_CODA].row_ns) continue;
+        choice->checks[i / 64] |= UINT64_C(1) << i % 64;
+        drawn = i;
+    }
+}
+
+bool sched__check_is_due(const draft_choice *choice, uint32_t drawn, uint32_t now) {
+    for (uint32_t i = drawn + 1; i <= now; i++) {
+        if (choice->checks[i / 64] >> i % 64 & 1) return true;
+    }
+    return false;
+}
+
+void sched__choose_draft(const cost_model *cost, const draft_model *drafts, const draft_load *load,
+                         uint32_t loops, uint32_t most, draft_choice *out) {
     enum { FEW_VERDICTS = 16 };
-    draft_choice best = {0};
-    estimate now = {0}, at_best = {0};
-    double best_ns = INFINITY, pays_below = token_ns(cost, load, 1, best) * (1 - least_gain);
+    const draft_choice none = {0};
+    estimates now;
+    estimate(drafts, load->max_loops, &now);
+    double best_ns = INFINITY, pays_below = token_ns(cost, load, &now, 0, &none) * (1 - least_gain);
+    *out = none;
     for (uint32_t i = 1; i < load->max_loops; i++) {
         uint32_t n = needed(load->depth, i);
-        now = next_estimate(drafts, i, now);
         if (loops ? i != loops : n > most) continue;
         draft_choice choice = {.loops = (uint16_t)i, .most = (uint16_t)smaller(n, most)};
-        double ns = token_ns(cost, load, hope(now), choice);
-        if (ns < best_ns) best_ns = ns, best = choice, at_best = now;
+        choose_checks(cost, load, &now, &choice);
+        double ns = token_ns(cost, load, &now, hope(&now, i), &choice);
+        if (ns < best_ns) best_ns = ns, *out = choice;
     }
-    if (best_ns >= pays_below) return (draft_choice){0};
-    bool pays = token_ns(cost, load, at_best.known, best) < pays_below;
-    best.trial = !pays || at_best.n < FEW_VERDICTS;
-    return best;
+    if (best_ns >= pays_below) {
+        *out = none;
+        return;
+    }
+    bool pays = token_ns(cost, load, &now, 0, out) < pays_below;
+    out->trial = !pays || now.n[out->loops] < FEW_VERDICTS;
 }

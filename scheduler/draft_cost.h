@@ -12,6 +12,7 @@ typedef struct {
     uint16_t loops; /* of a position before it drafts the next token; 0 = no drafts */
     uint16_t most;  /* drafts of one sequence without a verdict */
     bool trial;     /* it is not known to pay: one sequence at a time */
+    uint64_t checks[PLAN_MAX_LOOPS / 64 + 1]; /* bit i: after loop i the draft is drawn anew */
 } draft_choice;
 
 /* A verdict on a token drafted after so many loops. */
@@ -31,10 +32,12 @@ typedef struct {
 
 /* Expected ns for one token of all sequences together, if each drafts in this way. */
 double sched__token_ns(const cost_model *cost, const draft_model *drafts, const draft_load *load,
-                       draft_choice choice);
+                       const draft_choice *choice);
 /* The cheapest way, as far as known and hoped. loops, most: given by the user, or 0 and
  * PLAN_MAX_LOOPS. */
-draft_choice sched__choose_draft(const cost_model *cost, const draft_model *drafts,
-                                 const draft_load *load, uint32_t loops, uint32_t most);
+void sched__choose_draft(const cost_model *cost, const draft_model *drafts, const draft_load *load,
+                         uint32_t loops, uint32_t most, draft_choice *out);
+/* Whether a draft drawn after `drawn` loops is drawn anew after `now` loops. */
+bool sched__check_is_due(const draft_choice *choice, uint32_t drawn, uint32_t now);
 
 #endif

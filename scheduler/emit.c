@@ -201,8 +201,9 @@ void sched__finish_draft(scheduler *sched, cohort *coh, const float *logits,
         sched__charge_host(sched, seq, took);
         choice = &own;
     }
-    if (choice->token == ENG_NO_TOKEN || is_stop(seq, choice->token)) coh->drafting = DRAFT_ENDS;
-    else sched__take_draft(sched, coh, choice->token);
+    uint32_t token = choice->token;
+    if (token != ENG_NO_TOKEN && is_stop(seq, token)) token = ENG_NO_TOKEN;
+    sched__take_draft(sched, coh, token);
 }
 
 /* Reports a position once, when it is first finished. */

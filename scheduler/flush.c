@@ -42,4 +42,5 @@ bool sched__flush_pays(scheduler *sched) {
 void sched__flush_begins(scheduler *sched) {
     sched->flush_waited = 0;
     sched->cost.waited_ns = 0;
+    if (sched->n_draft_rows > 0) sched__offer_checks(sched);
 }

@@ -24,19 +24,19 @@ static draft_load load_of(const scheduler *sched) {
                         .max_loops = opts->default_max_loops};
 }
 
-static draft_choice choose(const scheduler *sched, const draft_load *load) {
+static void choose(const scheduler *sched, const draft_load *load, draft_choice *out) {
     const sched_opts *opts = &sched->limits.opts;
     bool chosen = opts->drafts == SCHED_DRAFTS_AUTO;
     uint32_t most = chosen || opts->drafts > SCHED_MAX_DRAFTS ? SCHED_MAX_DRAFTS : opts->drafts;
-    draft_choice choice =
-        sched__choose_draft(&sched->cost, &sched->drafts, load, opts->draft_loops, most);
-    if (chosen) return choice;
-    choice.trial = false;
-    if (choice.loops > 0) return choice;
+    sched__choose_draft(&sched->cost, &sched->drafts, load, opts->draft_loops, most, out);
+    if (chosen) return;
+    out->trial = false;
+    if (out->loops > 0) return;
     /* The user wants drafts although they seem not to pay. */
     double evenly = ceil(load->depth / (most + 1));
     uint32_t loops = opts->draft_loops ? opts->draft_loops : (uint32_t)evenly;
-    return (draft_choice){.loops = (uint16_t)loops, .most = (uint16_t)most};
+    out->loops = (uint16_t)loops;
+    out->most = (uint16_t)most;
 }
 
 void sched__plan_drafts(scheduler *sched) {
@@ -46,7 +46,7 @@ void sched__plan_drafts(scheduler *sched) {
     draft_load load = load_of(sched);
     if (load.sequences == 0) return;
     sched->drafts_planned = now;
-    sched->draft_now = choose(sched, &load);
+    choose(sched, &load, &sched->draft_now);
     sched->stats.draft_loops_now = sched->draft_now.loops;
     sched->stats.drafts_now = sched->draft_now.most;
 }
@@ -109,11 +109,17 @@ static bool has_turn(const scheduler *sched, const sequence *seq) {
 
 static bool may_draft(const scheduler *sched, const cohort *coh) {
     const sequence *seq = coh->owner;
-    draft_choice now = sched->draft_now;
-    return now.loops > 0 && coh->drafting == DRAFTS_NOTHING && coh->looping &&
-           coh->next_loop >= now.loops && coh->next_loop < seq->prefix_key.max_loops &&
-           open_drafts(seq) < now.most && leads(coh) && goes_on(seq, coh) &&
+    const draft_choice *now = &sched->draft_now;
+    return now->loops > 0 && coh->drafting == DRAFTS_NOTHING && coh->looping &&
+           coh->next_loop >= now->loops && coh->next_loop < seq->prefix_key.max_loops &&
+           open_drafts(seq) < now->most && leads(coh) && goes_on(seq, coh) &&
            coda_can_read(sched, coh) && has_turn(sched, seq) && has_room(sched, seq);
+}
+
+static void queue_draft(scheduler *sched, cohort *coh, list_link *before) {
+    coh->drafting = DRAFT_WAITS;
+    list_insert_before(before, &coh->stage_link);
+    sched->n_to_draft++;
 }
 
 void sched__offer_draft(scheduler *sched, cohort *coh) {
@@ -122,9 +128,27 @@ void sched__offer_draft(scheduler *sched, cohort *coh) {
         if (coh->n_live == 0) sched__take_draft_offer(sched, coh);
     } else if (may_draft(sched, coh)) {
         if (sched->draft_now.trial) sched->trial_ns += flush_base_ns(sched);
-        coh->drafting = DRAFT_WAITS;
-        list_insert_before(&sched->to_draft, &coh->stage_link);
-        sched->n_to_draft++;
+        queue_draft(sched, coh, &sched->to_draft);
+    }
+}
+
+/* Drafts behind coh run, and it is deep enough to name their first token better. */
+static bool may_check(const scheduler *sched, const cohort *coh) {
+    return coh->n_live == 1 && coh->drafting == DRAFTS_NOTHING && coh->after->draft &&
+           coh->next_loop < coh->owner->prefix_key.max_loops && list_empty(&coh->stage_link) &&
+           sched__check_is_due(&sched->draft_now, coh->drawn.last, coh->next_loop);
+}
+
+/* Before rows that draft for the first time, earlier positions first: if one of them names another
+ * token, the later ones are gone. */
+void sched__offer_checks(scheduler *sched) {
+    list_link *at = sched->to_draft.next;
+    for (list_link *link = sched->running.next; link != &sched->running; link = link->next) {
+        const sequence *seq = OWNER_OF(link, sequence, rank_link);
+        if (seq->n_drafts == 0) continue;
+        for (cohort *coh = seq->first; coh->after; coh = coh->after) {
+            if (may_check(sched, coh)) queue_draft(sched, coh, at);
+        }
     }
 }
 

@@ -35,11 +35,14 @@ void sched__want_mask(scheduler *sched, sequence *seq) {
     }
 }
 
-/* The last position of coh gives the next token, and its mask is not ready. */
+/* The last position of coh gives the next token, and its mask is not ready. Behind a draft the mask
+ * cannot be made yet. */
 bool sched__lacks_mask(const cohort *coh) {
     const sequence *seq = coh->owner;
+    uint32_t gives = coh->first + coh->n_rows;
     mask_state mask = sched__mask(seq);
-    return coh->first + coh->n_rows == seq->n_tokens && mask != MASK_NONE && mask != MASK_READY;
+    if (mask == MASK_NONE || gives < seq->n_tokens) return false;
+    return gives > seq->n_tokens || mask != MASK_READY;
 }
 
 void sched__admit_masked(scheduler *sched) {
@@ -47,7 +50,7 @@ void sched__admit_masked(scheduler *sched) {
     for (list_link *link = list->next, *next; link != list; link = next) {
         cohort *coh = OWNER_OF(link, cohort, stage_link);
         next = link->next;
-        if (sched__mask(coh->owner) != MASK_READY) continue;
+        if (sched__lacks_mask(coh)) continue;
         coh->awaits_mask = false;
         list_move_back(&sched->to_coda, &coh->stage_link);
         sched->n_to_coda += coh->n_coda;

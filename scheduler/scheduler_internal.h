@@ -50,6 +50,13 @@ typedef enum {
     DRAFT_ENDS    /* it named an end of the answer: nothing to go on with */
 } draft_state;
 
+/* The drafts that a row drew, for the verdict. Loops from 64 on are not remembered. */
+typedef struct {
+    uint64_t loops;         /* bit i: drew after loop i */
+    uint32_t first, newest; /* tokens */
+    uint16_t changed, last; /* loops when the newest token was drawn first, and last; 0 = never */
+} draft_record;
+
 /* Positions [first, first + n_rows) of one sequence that move together: a prompt chunk, or the one
  * row of a decode step. While it loops it is in one of sched->looping; its coda may run while its
  * tails loop on. */
@@ -76,7 +83,7 @@ struct cohort {
     bool draft;             /* its token is a draft without a verdict */
     bool coda_placed;       /* the slots of its coda are taken: a draft of its own took them */
     uint8_t drafting;       /* draft_state */
-    uint16_t drafted_after; /* draft: loops of the position before when it named the token */
+    draft_record drawn;     /* drafts of the next token that it drew */
     uint16_t place;         /* draft: drafts without a verdict before it when it was drawn */
     uint32_t n_run;         /* draft: rows run for it so far, in any stage */
 };
@@ -311,7 +318,7 @@ void sched__want_start(scheduler *sched, sequence *seq); /* its next cohort may 
 void sched__settle_cohort(scheduler *sched, cohort *coh);
 void sched__drop_cohorts(scheduler *sched, sequence *seq);
 /* Takes one row for the draft behind the last cohort of seq; there is one. */
-void sched__start_draft(scheduler *sched, sequence *seq, uint16_t drafted_after);
+void sched__start_draft(scheduler *sched, sequence *seq);
 /* The draft of coh proved right. */
 void sched__keep_draft(scheduler *sched, cohort *coh);
 /* Frees the last cohort of seq and gives its slots back, as if it had never run. */
@@ -440,6 +447,8 @@ void sched__collapse_before(scheduler *sched, flight *next, const cohort *reader
 void sched__plan_drafts(scheduler *sched);
 /* A launch is settled for coh: it may draft the next token in the next coda. */
 void sched__offer_draft(scheduler *sched, cohort *coh);
+/* A flush begins: rows whose draft is to be drawn anew join its coda. */
+void sched__offer_checks(scheduler *sched);
 void sched__take_draft_offer(scheduler *sched, cohort *coh); /* out of sched->to_draft */
 /* Sequences that cannot go on without a coda; of the live rows, those that lead their sequence and
  * loop on. */
@@ -448,11 +457,11 @@ uint32_t sched__leading(const scheduler *sched);
 
 /* ---- draft.c ---- */
 
-/* A row of coh named `token` after `loops` loops: the sequence goes on with it. */
+/* coh named `token` as the next one: its sequence goes on with it, unless it does already.
+ * ENG_NO_TOKEN: with none. */
 void sched__take_draft(scheduler *sched, cohort *coh, uint32_t token);
 /* The token behind the known ones is `token`. True: it had been drafted, and its position runs. */
 bool sched__judge_draft(scheduler *sched, sequence *seq, uint32_t token);
-void sched__withdraw_drafts(scheduler *sched, sequence *seq);
 /* Its drafts are lost with the sequence's place: they count as withdrawn. */
 void sched__forget_drafts(scheduler *sched, const sequence *seq);
 /* Withdraws the drafts of one sequence of a home, to make room. False: there are none. */

@@ -40,7 +40,8 @@ static void measure(const fake_opts *fake, uint32_t drafts, uint32_t n, measured
     draft_load load = {.sequences = n, .depth = LOOPS, .in_step = true, .max_loops = LOOPS};
     out->stats = *rig_stats(&rig);
     out->us = (double)rig_device_ns(&rig) / 1e3 / TOKENS / n;
-    out->expected_us = sched__token_ns(&sched->cost, &sched->drafts, &load, sched->draft_now) / 1e3;
+    out->expected_us =
+        sched__token_ns(&sched->cost, &sched->drafts, &load, &sched->draft_now) / 1e3;
     rig_close(&rig);
 }
 
