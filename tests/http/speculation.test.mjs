@@ -48,6 +48,31 @@ for (const policy of ["exact", "last"]) {
     });
 }
 
+test("an answer that must match a schema, or be a call, is the same with and without speculation", async () => {
+    const schema = { type: "object", properties: { name: { type: "string", maxLength: 9 }, n: { type: "integer", minimum: 0, maximum: 99 } }, required: ["name", "n"], additionalProperties: false };
+    const held = [
+        { response_format: { type: "json_schema", json_schema: { name: "s", schema } } },
+        { tools: [{ type: "function", function: { name: "f", parameters: schema } }], tool_choice: "required" },
+        { response_format: { type: "json_object" } },
+    ];
+    const answers = async (how) => {
+        const all = [];
+        await withServer(["--speculate", ...how], { device: "cpu" }, async (s) => {
+            for (const more of held) {
+                for (let seed = 1; seed <= 8; seed++) {
+                    const body = { model: "demo", messages: [{ role: "user", content: `In the ${seed} beginning` }], max_tokens: 60, temperature: seed % 2, seed, ...more };
+                    const { status, json } = await s.post("/v1/chat/completions", body);
+                    all.push({ status, error: json.error?.message, message: json.choices?.[0].message.content, call: json.choices?.[0].message.tool_calls?.[0].function });
+                }
+            }
+        });
+        return all;
+    };
+    const want = await answers(["off"]);
+    assert.ok(want.every((a) => a.status === 200));
+    for (const how of [["auto"], ["1", "--draft-loops", "1"], ["4", "--draft-loops", "1"]]) assert.deepEqual(await answers(how), want, how.join(" "));
+});
+
 test("a stream that asks sees what is drafted, and its text is that of a stream that does not ask", async () => {
     await withServer(["--speculate", "4", "--draft-loops", "1"], { device: "cpu", model: path.join(root, "models/hops") }, async (s) => {
         const prompt = "Ann's friend is Kim. Kim's friend is Bob. Bob's friend is Ann. Ann's friend's friend is";
