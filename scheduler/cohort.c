@@ -159,8 +159,8 @@ void sched__keep_draft(scheduler *sched, cohort *coh) {
     sched->n_decode_rows++;
 }
 
-/* Its map entries stay and name slots of others. Nobody reads them: a row reads an entry only after
- * a row of that position has set it anew. */
+/* Its map entries stay and name slots of others. They are never read: a row reads an entry only
+ * after a row of that position has set it anew. */
 static void give_slots(scheduler *sched, const cohort *coh) {
     const sequence *seq = coh->owner;
     uint32_t id = seq->blocks[coh->first / ENG_BLOCK];

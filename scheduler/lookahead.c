@@ -77,7 +77,7 @@ static double flush_base_ns(const scheduler *sched) {
     return stage[ENG_STAGE_PRELUDE].base_ns + stage[ENG_STAGE_CODA].base_ns;
 }
 
-/* Drafts take rows, places in launches and pages that nobody else wants. */
+/* Drafts take rows, places in launches and pages only where they are free. */
 static bool has_room(const scheduler *sched, const sequence *seq) {
     uint64_t pages, blocks, looping = (uint64_t)sched->n_looping_live + sched->n_looping_tail;
     if (!list_empty(&sched->want_decode) || !list_empty(&sched->want_prompt)) return false;
@@ -158,7 +158,7 @@ void sched__take_draft_offer(scheduler *sched, cohort *coh) {
     sched->n_to_draft--;
 }
 
-/* ---- who waits for a coda ---- */
+/* ---- sequences that wait for a coda ---- */
 
 /* The verdict on seq's drafts is not urgent: its newest row goes on, or will be asked for more. */
 static bool runs_ahead(const scheduler *sched, const sequence *seq) {

@@ -357,7 +357,7 @@ void sched__drop_lost_picks(flight *next); /* of cohorts freed since they were p
 /* Takes a promised slot of a row's position into planes [plane, plane + n_planes). */
 eng_edit *sched__place(scheduler *sched, flight *next, const sequence *seq, uint32_t row,
                        uint32_t plane, uint32_t n_planes);
-/* [n_planes] The slots that a row took by plane, NONE where it took none. NULL: nobody asks. */
+/* [n_planes] The slots that a row took by plane, NONE where it took none. NULL: not kept. */
 static inline uint32_t *sched__row_slots(const scheduler *sched, uint32_t row) {
     return sched->row_slots ? sched->row_slots + (size_t)row * sched->n_planes : NULL;
 }
