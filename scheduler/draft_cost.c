@@ -34,7 +34,7 @@ typedef struct {                      /* by loops */
 } estimates;
 
 /* Without verdicts, a draft after one loop more is a little better than after one loop less: then
- * a model whose first loops are poor drafters has its deeper loops tried. */
+ * the deeper loops of a model are tried where its first ones are poor drafters. */
 static void estimate(const draft_model *drafts, uint32_t most_loops, estimates *out) {
     static const double at_first = 0.75, better = 0.15, weight = 4;
     double guess = at_first;

@@ -5,7 +5,8 @@
 #include "scheduler/scheduler_internal.h"
 
 /* With drafts, one row of a sequence leads and the others follow it. So sequences are counted, not
- * rows: those that cannot go on without a coda, and those whose leading row loops on. */
+ * rows: sequences that cannot go on without a coda, and sequences with a leading row that loops on.
+ */
 static bool sequences_wait(scheduler *sched) {
     double held = sched__held_up(sched), leading = sched__leading(sched);
     if (held == 0) return true;

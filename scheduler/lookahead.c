@@ -96,13 +96,13 @@ static uint32_t open_drafts(const sequence *seq) {
     return seq->n_drafts - (seq->n_drafts > 0 && (judge == NULL || judge->n_live == 0));
 }
 
-/* On trial, one sequence drafts at a time. Its codas are for it alone, and others wait for them, so
- * they may cost a small part of all time. */
+/* On trial, one sequence drafts at a time. Its codas are for it alone, so they may cost a small
+ * part of all time, and less of it where other sequences wait for them. */
 static bool has_turn(const scheduler *sched, const sequence *seq) {
-    static const double part = 0.02;
+    double part = sched->n_running == 1 ? 0.1 : 0.02;
     enum { FREE_CODAS = 24 };
     const uint64_t *ns = sched->stats.launch_ns;
-    if (!sched->draft_now.trial || seq->n_drafts > 0 || sched->n_running == 1) return true;
+    if (!sched->draft_now.trial || seq->n_drafts > 0) return true;
     double all = (double)(ns[0] + ns[1] + ns[2]) + FREE_CODAS * flush_base_ns(sched) / part;
     return sched->n_draft_rows + sched->n_to_draft == 0 && sched->trial_ns < part * all;
 }

@@ -66,7 +66,7 @@ static bool choose_coda_rows(scheduler *sched, flight *next, cohort *coh, uint32
     return row == NONE;
 }
 
-/* Rows whose positions are done first: their results come first, and decide over the drafts. */
+/* Rows with finished positions first: their results come first, and decide over the drafts. */
 void sched__choose_coda(scheduler *sched, flight *next) {
     uint32_t n_rows = 0, n_heads = 0;
     for (list_link *link = sched->to_coda.next; link != &sched->to_coda; link = link->next) {
