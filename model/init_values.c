@@ -28,7 +28,9 @@
 #define INJECT 0.1      /* injection.B */
 #define KEEP 0.36787944 /* A = exp(-exp(0 + 0)) */
 #define NORM_STD 0.05
-#define PEAK 4 /* logits with `motion`: the likeliest token gets about half of all draws */
+/* Logits with `motion`. With flatter ones a small change moves many draws, whatever the motion;
+ * with more peaked ones a sampled text soon repeats a few tokens. */
+#define PEAK 4
 
 /* ---- the generator: value i of a tensor is a pure function of (key, i) ---- */
 
