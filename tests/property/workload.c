@@ -3,6 +3,8 @@
 #include "tests/property/workload.h"
 
 #include "base/hash.h"
+#include "tests/lib/fake_answer.h"
+#include "tests/lib/fake_form.h"
 #include "tests/lib/feed_reader.h"
 
 #include <stdarg.h>
@@ -10,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_LEN = 400, TENANTS = 4 };
+enum { MAX_LEN = 400, TENANTS = 4, BIASES = 3 };
 
 uint64_t work_rand(uint64_t *state) {
     return hash_mix(*state += HASH_STEP);
@@ -26,13 +28,17 @@ static bool chance(uint64_t *rng, uint32_t percent) {
 typedef struct {
     sched_request req;
     uint32_t prompt[MAX_LEN], stop[3];
+    eng_bias bias[BIASES];
+    fake_form form;
     uint64_t arrive, cancel_at; /* step; cancel_at 0 = never */
+    sequence *masked;           /* its next mask is asked for and not made */
     /* what came */
     uint64_t id;
     bool sent, refused, ended, sorted;
     uint32_t got[MAX_LEN], n_got, n_prompt_events;
     uint16_t depth[MAX_LEN];
     float logprob[MAX_LEN];
+    uint64_t tops; /* hash of all alternatives */
     sched_event end;
 } work_item;
 
@@ -43,6 +49,7 @@ typedef struct {
     work_item items[WORK_MAX];
     uint32_t n;
     uint64_t mood; /* draws, at each step, whether to go ahead; 0 = always */
+    uint64_t lag;  /* draws, at each step, which masks are made; 0 = each at once */
     kv_feed *feed;
     feed_reader reader;
     uint64_t pace; /* draws, at each step, the pace of the feed's reader */
@@ -180,6 +187,39 @@ static void draw_drafts(work *load, const work_case *spec) {
     load->opts.max_rows = larger(load->opts.max_rows, draw(&rng, 20, 64));
 }
 
+static void draw_sampling(work_item *it, uint32_t vocab, uint64_t *rng) {
+    static const float repetitions[] = {0.8f, 1.3f}, frequencies[] = {-0.3f, 0.4f};
+    eng_sampling *sampling = &it->req.sampling;
+    if (chance(rng, 50)) sampling->repetition_penalty = repetitions[draw(rng, 0, 1)];
+    if (chance(rng, 50)) sampling->presence_penalty = 0.7f;
+    if (chance(rng, 50)) sampling->frequency_penalty = frequencies[draw(rng, 0, 1)];
+    if (chance(rng, 30)) sampling->top_k = draw(rng, 1, 9);
+    if (chance(rng, 30)) sampling->top_p = 0.9f;
+    if (chance(rng, 50)) return;
+    sampling->n_bias = draw(rng, 1, BIASES);
+    for (uint32_t i = 0; i < sampling->n_bias; i++)
+        it->bias[i] = (eng_bias){draw(rng, 0, vocab - 1), (float)draw(rng, 0, 12) - 6};
+    sampling->bias = it->bias;
+}
+
+/* From a stream of its own: a token may depend on the tokens before it by more than the logits. */
+static void draw_memory(work *load, const work_case *spec) {
+    uint64_t rng = spec->seed ^ UINT64_C(0x6666666666666666);
+    bool lags = chance(&rng, 60);
+    if (spec->simpler & WORK_PLAIN) return;
+    if (lags && !(spec->simpler & WORK_MASKS_AT_ONCE)) load->lag = work_rand(&rng) | 1;
+    for (uint32_t i = 0; i < load->n; i++) {
+        work_item *it = &load->items[i];
+        uint64_t own = work_rand(&rng);
+        if (it->refused) continue;
+        if (chance(&own, 30)) draw_sampling(it, load->fake.vocab, &own);
+        if (chance(&own, 70)) continue;
+        it->form = fake_form_begin(work_rand(&own), load->fake.vocab, chance(&own, 30) ? 20 : 0);
+        it->req.constraint = &fake_form_calls;
+        it->req.ud = &it->form;
+    }
+}
+
 /* From a stream of its own too: the same traffic is of one tenant or of several. */
 static void draw_tenants(work *load, const work_case *spec) {
     uint64_t rng = spec->seed ^ UINT64_C(0x5555555555555555);
@@ -206,6 +246,7 @@ static void draw_work(work *load, const work_case *spec) {
         if (spec->keep >> i & 1) draw_item(load, spec, &load->items[i], &own);
         else load->items[i].ended = load->items[i].refused = true;
     }
+    draw_memory(load, spec);
 }
 
 /* A queue with little room has blocks wait for the reader. */
@@ -234,6 +275,7 @@ static void on_event(void *ud, const sched_event *ev) {
         fail(load, "an event for a request that is unknown or over");
     } else if (ev->kind == SCHED_END) {
         it->ended = true;
+        it->masked = NULL;
         it->end = *ev;
     } else if (ev->kind == SCHED_PROMPT) {
         if (ev->pos != it->n_prompt_events++ || ev->token != it->prompt[ev->pos]) {
@@ -247,6 +289,24 @@ static void on_event(void *ud, const sched_event *ev) {
         it->got[it->n_got] = ev->token;
         it->depth[it->n_got] = ev->depth;
         it->logprob[it->n_got++] = ev->logprob;
+        it->tops = fake_tops(it->tops, ev->top, ev->n_top);
+    }
+}
+
+/* In place of a thread that makes masks. */
+static void on_mask_wanted(void *ud, sequence *seq) {
+    work *load = ud;
+    for (uint32_t i = 0; i < load->n; i++) {
+        if (seq->req.ud == &load->items[i].form) load->items[i].masked = seq;
+    }
+}
+
+static void make_masks(work *load, scheduler *sched) {
+    for (uint32_t i = 0; i < load->n; i++) {
+        sequence *seq = load->items[i].masked;
+        if (seq == NULL || chance(&load->lag, 60)) continue;
+        load->items[i].masked = NULL;
+        if (!sched__make_mask(seq)) atomic_store(&sched->masks_failed, true);
     }
 }
 
@@ -295,6 +355,7 @@ static bool drive(work *load, scheduler *sched, work_report *report) {
         }
         err e = {0};
         if (!open && sched->n_out == 0) break;
+        if (load->lag) make_masks(load, sched);
         bool behind = load->mood && chance(&load->mood, 30);
         sched->ahead.rule = behind ? AHEAD_NEVER : AHEAD_ALWAYS;
         if (sched_step(sched, &idle, &e) != 0)
@@ -313,63 +374,6 @@ static bool drive(work *load, scheduler *sched, work_report *report) {
 }
 
 /* ---- comparing ---- */
-
-static bool banned(const work_item *it, uint32_t n_output, uint32_t id) {
-    if (n_output >= it->req.min_tokens) return false;
-    for (uint32_t i = 0; i < it->req.n_stop_ids; i++) {
-        if (it->stop[i] == id) return true;
-    }
-    return false;
-}
-
-typedef struct {
-    uint32_t n;
-    uint32_t tokens[MAX_LEN];
-    uint16_t depth[MAX_LEN];
-    float logprob[MAX_LEN];
-    bool stopped;
-    uint32_t stop_id;
-} answer;
-
-/* The same request, alone, one position after another. */
-static void solve(const work *load, const work_item *it, eng_sampler *sampler, answer *ans) {
-    fake_depth limits = {
-        it->req.depth.min_loops ? it->req.depth.min_loops : 1,
-        it->req.depth.max_loops ? it->req.depth.max_loops : (uint16_t)load->fake.max_loops,
-        it->req.depth.threshold != 0 ? it->req.depth.threshold : 0.99f, it->req.n_prompt};
-    float logits[128];
-    uint64_t words[2];
-    fake_seq *seq = fake_seq_create(&load->fake, &limits, it->req.n_prompt + it->req.max_tokens);
-    uint16_t depth = 0;
-    for (uint32_t i = 0; i < it->req.n_prompt; i++)
-        depth = fake_seq_next(seq, it->prompt[i], logits);
-    *ans = (answer){0};
-    while (ans->n < it->req.max_tokens) {
-        err e = {0};
-        eng_choice choice;
-        memset(words, 0, sizeof words);
-        for (uint32_t i = 0; i < load->fake.vocab; i++) {
-            if (!banned(it, ans->n, i)) words[i / 64] |= UINT64_C(1) << (i % 64);
-        }
-        eng_mask mask = {words, 2};
-        eng_history past = {it->prompt, ans->tokens, it->req.n_prompt, ans->n};
-        if (eng_sample(sampler, &it->req.sampling, &past, &mask, logits, ans->n, 0, &choice, &e) !=
-            0)
-            break;
-        for (uint32_t i = 0; i < it->req.n_stop_ids; i++) {
-            if (it->stop[i] == choice.token) ans->stopped = true;
-        }
-        if (ans->stopped) {
-            ans->stop_id = choice.token;
-            break;
-        }
-        ans->depth[ans->n] = depth;
-        ans->logprob[ans->n] = choice.logprob;
-        ans->tokens[ans->n++] = choice.token;
-        if (ans->n < it->req.max_tokens) depth = fake_seq_next(seq, choice.token, logits);
-    }
-    fake_seq_destroy(seq);
-}
 
 /* The longest common beginning of its prompt with any other request of its tenant (of any tenant,
  * if they share the cache): the most that may be cached. */
@@ -392,8 +396,12 @@ static uint32_t longest_own_prefix(const work *load, const work_item *it) {
 
 static void compare(work *load, uint32_t i, eng_sampler *sampler) {
     work_item *it = &load->items[i];
-    answer ans;
-    solve(load, it, sampler, &ans);
+    fake_form form = it->form;
+    sched_request req = it->req;
+    fake_answer ans;
+    fake_form_restart(&form);
+    req.ud = &form;
+    fake_answer_find(&load->fake, &req, sampler, &ans);
     for (uint32_t k = 0; k < it->n_got; k++) {
         if (k >= ans.n || it->got[k] != ans.tokens[k])
             return fail(load, "request %u: token %u differs from the sequential one", i, k);
@@ -403,21 +411,24 @@ static void compare(work *load, uint32_t i, eng_sampler *sampler) {
         if (it->logprob[k] != ans.logprob[k])
             return fail(load, "request %u: logprob at %u differs", i, k);
     }
+    if (it->form.misused) return fail(load, "request %u: its constraint is misused", i);
     if (it->end.finish == SCHED_CANCELLED && it->cancel_at) return;
-    sched_finish want = ans.stopped ? SCHED_STOP : SCHED_LENGTH;
-    if (it->end.finish != want || it->n_got != ans.n) {
+    if (it->end.finish != ans.finish || it->n_got != ans.n) {
         return fail(load, "request %u: ends with %d after %u tokens, must be %d after %u", i,
-                    it->end.finish, it->n_got, want, ans.n);
+                    it->end.finish, it->n_got, ans.finish, ans.n);
     }
-    if (ans.stopped && it->end.stop_id != ans.stop_id)
-        return fail(load, "request %u: wrong stop id", i);
+    if (it->end.stop_id != ans.stop_id || it->end.why != ans.why)
+        return fail(load, "request %u: wrong stop id, or failure %d in place of %d", i, it->end.why,
+                    ans.why);
+    if (it->tops != ans.tops) return fail(load, "request %u: other alternatives", i);
     if (it->end.n_cached > longest_own_prefix(load, it)) {
         return fail(load, "request %u: %u tokens came from the cache, its tenant left at most %u",
                     i, it->end.n_cached, longest_own_prefix(load, it));
     }
     if (it->end.n_output != it->n_got)
         return fail(load, "request %u: counts %u tokens", i, it->end.n_output);
-    if (it->req.prompt_logprobs && it->n_prompt_events != it->req.n_prompt) {
+    bool scored = it->req.prompt_logprobs && ans.finish != SCHED_FAILED;
+    if (scored && it->n_prompt_events != it->req.n_prompt) {
         fail(load, "request %u: %u prompt events of %u", i, it->n_prompt_events, it->req.n_prompt);
     }
 }
@@ -494,6 +505,7 @@ bool work_run(const work_case *spec, work_report *report, char *why, size_t why_
         fail(load, "create: %s", e.msg);
     } else {
         sched->host_is_free = true;
+        if (load->lag) sched->hand_mask = on_mask_wanted;
         if (drive(load, sched, report)) compare_all(load);
         const char *fault = feed_reader_compare(&load->reader, load->feed, sched);
         if (fault) fail(load, "at the end: %s", fault);

@@ -28,7 +28,9 @@ enum {
     WORK_ONE_TENANT = 256,
     WORK_NO_HOMES = 512,
     WORK_NO_DRAFTS = 1024,
-    WORK_SIMPLER_ALL = 2047,
+    WORK_PLAIN = 2048, /* no penalty, bias or constraint */
+    WORK_MASKS_AT_ONCE = 4096,
+    WORK_SIMPLER_ALL = 8191,
 };
 
 typedef struct {
