@@ -12,7 +12,7 @@ void fake_form_restart(fake_form *form) {
 }
 
 static bool allows(const fake_form *form, uint32_t token) {
-    return form->free || (form->words[token / 64] >> token % 64 & 1);
+    return form->free || (token < form->vocab && form->words[token / 64] >> token % 64 & 1);
 }
 
 static err_code make(void *ud) {

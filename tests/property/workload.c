@@ -71,6 +71,12 @@ static void fail(work *load, const char *fmt, ...) {
 
 /* ---- drawing ---- */
 
+/* The least that policy collapse takes. */
+static void give_collapse_rows(fake_opts *fake) {
+    uint32_t rows = fake->max_launch + fake->max_loops + 1;
+    if (fake->policy == KV_COLLAPSE && fake->n_rows < rows) fake->n_rows = rows;
+}
+
 static void draw_machine(work *load, const work_case *spec, uint64_t *rng) {
     fake_opts *fake = &load->fake;
     fake_opts_default(fake);
@@ -111,8 +117,7 @@ static void draw_machine(work *load, const work_case *spec, uint64_t *rng) {
     if (chance(rng, 10)) opts->chunk = 1;
     opts->wait_bound = draw(rng, 1, 20);
     opts->prefix_cache = chance(rng, 75);
-    uint32_t rows = fake->max_launch + fake->max_loops + 1; /* least for policy collapse */
-    if (fake->policy == KV_COLLAPSE && fake->n_rows < rows) fake->n_rows = rows;
+    give_collapse_rows(fake);
 }
 
 static void draw_depth(work *load, work_item *it, uint64_t *rng) {
@@ -185,6 +190,7 @@ static void draw_drafts(work *load, const work_case *spec) {
     fake->n_blocks = larger(fake->n_blocks, draw(&rng, 20, 80));
     fake->n_slots = larger(fake->n_slots, fake->n_blocks * ENG_BLOCK * (fake->max_loops / 2 + 1));
     load->opts.max_rows = larger(load->opts.max_rows, draw(&rng, 20, 64));
+    give_collapse_rows(fake);
 }
 
 static void draw_sampling(work_item *it, uint32_t vocab, uint64_t *rng) {
