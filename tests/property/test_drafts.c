@@ -261,7 +261,7 @@ static const char *folder(uint64_t k) {
     return k < GOLDEN_FOLDERS ? golden_folders[k] : bundled[k - GOLDEN_FOLDERS];
 }
 
-/* The exit rule is one of those that the weights allow. */
+/* With any exit rule that the weights allow. */
 static eng_backend_opts draw_backend(const model_plan *plan, uint64_t *state) {
     eng_backend_opts opts = {.threads = 1,
                              .n_rows = 2 * LAUNCH,
