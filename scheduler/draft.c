@@ -57,13 +57,19 @@ static void record(cohort *coh, uint32_t token) {
     if (loops < 64) drawn->loops |= UINT64_C(1) << loops;
 }
 
-static void begin_draft(scheduler *sched, cohort *coh, uint32_t token) {
+static void begin_draft(scheduler *sched, const cohort *coh, uint32_t token) {
     sequence *seq = coh->owner;
     sched->stats.draft_chains += seq->n_drafts == 0;
     sched->stats.draft_tokens++;
     seq->tokens[seq->n_tokens + seq->n_drafts++] = token;
     sched__start_draft(sched, seq);
     if (seq->req.tell_drafts) tell(sched, seq, coh, token);
+}
+
+/* A draft from the text is more often right than a name given so early. */
+static bool is_better(const scheduler *sched, const cohort *draft, const cohort *from) {
+    return draft->looked_up && sched__lookup_agreement(&sched->drafts) >
+                                   sched__agreement(&sched->drafts, from->next_loop);
 }
 
 /* With several launches in flight the verdict may have come before the draft. */
@@ -74,10 +80,20 @@ void sched__take_draft(scheduler *sched, cohort *coh, uint32_t token) {
     record(coh, token);
     coh->drafting = token == ENG_NO_TOKEN ? DRAFT_ENDS : DRAFTS_NOTHING;
     if (coh != seq->last) {
-        if (seq->tokens[pos] == token) return;
+        if (seq->tokens[pos] == token || is_better(sched, coh->after, coh)) return;
         withdraw(sched, seq, pos);
     }
-    if (token != ENG_NO_TOKEN && sched->n_free_rows > 0) begin_draft(sched, coh, token);
+    if (token == ENG_NO_TOKEN || sched->n_free_rows == 0) return;
+    begin_draft(sched, coh, token);
+    sched__want_look_up(sched, seq, true);
+}
+
+bool sched__draft_behind(scheduler *sched, sequence *seq, uint32_t token) {
+    if (seq_is_stop(seq, token)) return false;
+    begin_draft(sched, seq->last, token);
+    seq->last->looked_up = true;
+    sched->stats.text_drafts++;
+    return true;
 }
 
 /* ---- verdicts ---- */
@@ -101,6 +117,7 @@ static void learn(scheduler *sched, const draft_record *drawn, uint32_t token) {
 /* The place of a draft counts the drafts without a verdict when it was drawn. */
 static void accept(scheduler *sched, sequence *seq, cohort *coh) {
     sched->stats.drafts_accepted++;
+    sched->stats.text_drafts_accepted += coh->looked_up;
     sched->stats.accepted_by_place[least(coh->place, SCHED_DRAFT_PLACES - 1)]++;
     seq->n_drafts--;
     sched__keep_draft(sched, coh);
@@ -110,8 +127,11 @@ bool sched__judge_draft(scheduler *sched, sequence *seq, uint32_t token) {
     cohort *judge = newest_known(seq);
     if (judge) learn(sched, &judge->drawn, token);
     if (seq->n_drafts == 0) return false;
-    if (seq->tokens[seq->n_tokens] == token) {
-        accept(sched, seq, judge ? judge->after : seq->first);
+    cohort *draft = judge ? judge->after : seq->first;
+    bool right = seq->tokens[seq->n_tokens] == token;
+    if (draft->looked_up) sched__learn_lookup(&sched->drafts, right);
+    if (right) {
+        accept(sched, seq, draft);
         return true;
     }
     withdraw(sched, seq, seq->n_tokens);

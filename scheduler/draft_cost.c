@@ -20,6 +20,8 @@ void sched__age_drafts(draft_model *drafts, double tokens) {
         drafts->right[i] *= part;
         drafts->judged[i] *= part;
     }
+    drafts->looked_right *= part;
+    drafts->looked_judged *= part;
 }
 
 void sched__learn_draft(draft_model *drafts, uint32_t loops, bool right) {
@@ -56,6 +58,16 @@ double sched__agreement(const draft_model *drafts, uint32_t loops) {
 static double hope(const estimates *now, uint32_t loops) {
     double known = now->known[loops];
     return smaller(sqrt(known * (1 - known) / now->n[loops]), 1 - known);
+}
+
+void sched__learn_lookup(draft_model *drafts, bool right) {
+    drafts->looked_judged = drafts->looked_judged * memory + 1;
+    drafts->looked_right = drafts->looked_right * memory + right;
+}
+
+double sched__lookup_agreement(const draft_model *drafts) {
+    double n = drafts->looked_judged + 2, known = (drafts->looked_right + 1) / n;
+    return smaller(known + sqrt(known * (1 - known) / n), 1);
 }
 
 /* ---- what they save and cost ---- */
@@ -131,6 +143,20 @@ double sched__token_ns(const cost_model *cost, const draft_model *drafts, const 
     return token_ns(cost, load, &now, 0, choice);
 }
 
+/* A row more in every loop of a position, in a prelude and in a coda; a right one spares the
+ * sequence a period. */
+static void price_lookups(const cost_model *cost, const draft_load *load, const estimates *now,
+                          draft_choice *choice) {
+    enum { MORE = 4 };
+    draft_pace pace = pace_of(now, 0, load->depth, choice);
+    double rows = load->sequences * pace.rows / pace.period + load->other_rows;
+    double loop_ns = sched__loop_ns(cost, rows), more_ns = sched__loop_ns(cost, rows + MORE);
+    double row_ns = larger(more_ns - loop_ns, 0) / MORE;
+    choice->saves_ns = pace.period * loop_ns / load->sequences;
+    choice->costs_ns = load->depth * row_ns + cost->stage[ENG_STAGE_CODA].row_ns +
+                       cost->stage[ENG_STAGE_PRELUDE].row_ns;
+}
+
 /* ---- the choice ---- */
 
 /* A gain below this is not worth the rows. */
@@ -179,10 +205,9 @@ void sched__choose_draft(const cost_model *cost, const draft_model *drafts, cons
         double ns = token_ns(cost, load, &now, hope(&now, i), &choice);
         if (ns < best_ns) best_ns = ns, *out = choice;
     }
-    if (best_ns >= pays_below) {
-        *out = none;
-        return;
-    }
+    if (best_ns >= pays_below) *out = none;
+    price_lookups(cost, load, &now, out);
+    if (out->loops == 0) return;
     bool pays = token_ns(cost, load, &now, 0, out) < pays_below;
     out->trial = !pays || now.n[out->loops] < FEW_VERDICTS;
 }

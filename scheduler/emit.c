@@ -104,13 +104,6 @@ static int draw_one(scheduler *sched, const sequence *seq, uint32_t n_output, ui
                       logits, n_output, n_top, out, e);
 }
 
-static bool is_stop(const sequence *seq, uint32_t token) {
-    for (uint32_t i = 0; i < seq->req.n_stop_ids; i++) {
-        if (seq->req.stop_ids[i] == token) return true;
-    }
-    return false;
-}
-
 /* Draws a token and hands it to the constraint. If the constraint refuses it in spite of the mask,
  * bans it and draws another. When no token is left, only this sequence ends. */
 static err_code draw(scheduler *sched, const sequence *seq, const float *logits, eng_choice *out) {
@@ -140,7 +133,7 @@ static err_code sample(scheduler *sched, const sequence *seq, const float *logit
 
 static void put_out(scheduler *sched, sequence *seq, uint16_t depth, const eng_choice *choice) {
     if (seq->t_first == 0) seq->t_first = seq->t_last;
-    if (is_stop(seq, choice->token)) {
+    if (seq_is_stop(seq, choice->token)) {
         sched__end(sched, seq, SCHED_STOP, ERR_NONE, choice->token);
         return;
     }
@@ -162,6 +155,7 @@ static void put_out(scheduler *sched, sequence *seq, uint16_t depth, const eng_c
     } else {
         sched__want_mask(sched, seq);
         if (!runs) sched__want_start(sched, seq);
+        if (!runs && sched->rules.drafts) sched__want_look_up(sched, seq, true);
     }
 }
 
@@ -202,7 +196,7 @@ void sched__finish_draft(scheduler *sched, cohort *coh, const float *logits,
         choice = &own;
     }
     uint32_t token = choice->token;
-    if (token != ENG_NO_TOKEN && is_stop(seq, token)) token = ENG_NO_TOKEN;
+    if (token != ENG_NO_TOKEN && seq_is_stop(seq, token)) token = ENG_NO_TOKEN;
     sched__take_draft(sched, coh, token);
 }
 

@@ -65,11 +65,35 @@ static bool goes_on(const sequence *seq, const cohort *coh) {
     return (uint64_t)coh->first + 2 < (uint64_t)seq->req.n_prompt + seq->req.max_tokens;
 }
 
-/* The keys and values that its coda reads were written, if only by drafts. */
+/* It has not named a token yet, or would name a better one now. */
+static bool check_is_due(const scheduler *sched, const cohort *coh) {
+    const draft_choice *now = &sched->draft_now;
+    if (coh->drawn.last == 0) return now->loops > 0 && coh->next_loop >= now->loops;
+    return sched__check_is_due(now, coh->drawn.last, coh->next_loop);
+}
+
+/* Drafts behind coh run, and it is deep enough to name their first token better. */
+static bool may_check(const scheduler *sched, const cohort *coh) {
+    return coh->n_live == 1 && coh->drafting == DRAFTS_NOTHING && coh->after && coh->after->draft &&
+           coh->next_loop < coh->owner->prefix_key.max_loops && list_empty(&coh->stage_link) &&
+           check_is_due(sched, coh);
+}
+
+/* Its keys and values for the coda are written, or will be in the next coda: by a draft at least.
+ */
+static bool enters_coda(const scheduler *sched, const cohort *coh) {
+    if (coh->coda_placed || coh->coda_row == NONE) return true;
+    if (coh->n_live == 0) return !list_empty(&coh->stage_link) && !coh->awaits_mask;
+    return coh->drafting == DRAFT_WAITS || may_check(sched, coh);
+}
+
+/* As far as can be told now: the launch asks again when it is chosen. */
 static bool coda_can_read(const scheduler *sched, const cohort *coh) {
-    const cohort *earlier = coh->before;
-    return plan_planes_coda(sched->plan) == 0 || earlier == NULL || earlier->coda_placed ||
-           earlier->coda_row == NONE;
+    if (plan_planes_coda(sched->plan) == 0) return true;
+    for (coh = coh->before; coh && !coh->coda_placed; coh = coh->before) {
+        if (!enters_coda(sched, coh)) return false;
+    }
+    return true;
 }
 
 static double flush_base_ns(const scheduler *sched) {
@@ -88,12 +112,13 @@ static bool has_room(const scheduler *sched, const sequence *seq) {
     return pages >= n * each + sched->home_running[seq->prefix_key.home] && blocks >= n;
 }
 
-/* Drafts without a verdict at hand. */
+/* Drafts without a verdict at hand, not counting drafts from the text. */
 static uint32_t open_drafts(const sequence *seq) {
     const cohort *judge = seq->last;
-    for (uint32_t i = 0; i < seq->n_drafts; i++)
-        judge = judge->before;
-    return seq->n_drafts - (seq->n_drafts > 0 && (judge == NULL || judge->n_live == 0));
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < seq->n_drafts; i++, judge = judge->before)
+        n += !judge->looked_up;
+    return n - (n > 0 && (judge == NULL || judge->n_live == 0));
 }
 
 /* On trial, one sequence drafts at a time. Its codas are for it alone, so they may cost a small
@@ -105,6 +130,17 @@ static bool has_turn(const scheduler *sched, const sequence *seq) {
     if (!sched->draft_now.trial || seq->n_drafts > 0) return true;
     double all = (double)(ns[0] + ns[1] + ns[2]) + FREE_CODAS * flush_base_ns(sched) / part;
     return sched->n_draft_rows + sched->n_to_draft == 0 && sched->trial_ns < part * all;
+}
+
+bool sched__has_lead(const sequence *seq) {
+    return seq->last && leads(seq->last);
+}
+
+bool sched__may_draft_behind(const scheduler *sched, const sequence *seq) {
+    const sched_opts *opts = &sched->limits.opts;
+    uint32_t most = opts->drafts < SCHED_MAX_DRAFTS ? opts->drafts : SCHED_MAX_DRAFTS;
+    return sched__has_lead(seq) && seq->n_drafts < most && goes_on(seq, seq->last) &&
+           has_room(sched, seq);
 }
 
 static bool may_draft(const scheduler *sched, const cohort *coh) {
@@ -132,13 +168,6 @@ void sched__offer_draft(scheduler *sched, cohort *coh) {
     }
 }
 
-/* Drafts behind coh run, and it is deep enough to name their first token better. */
-static bool may_check(const scheduler *sched, const cohort *coh) {
-    return coh->n_live == 1 && coh->drafting == DRAFTS_NOTHING && coh->after->draft &&
-           coh->next_loop < coh->owner->prefix_key.max_loops && list_empty(&coh->stage_link) &&
-           sched__check_is_due(&sched->draft_now, coh->drawn.last, coh->next_loop);
-}
-
 /* Before rows that draft for the first time, earlier positions first: if one of them names another
  * token, the later ones are gone. */
 void sched__offer_checks(scheduler *sched) {
@@ -147,7 +176,7 @@ void sched__offer_checks(scheduler *sched) {
         const sequence *seq = OWNER_OF(link, sequence, rank_link);
         if (seq->n_drafts == 0) continue;
         for (cohort *coh = seq->first; coh->after; coh = coh->after) {
-            if (may_check(sched, coh)) queue_draft(sched, coh, at);
+            if (may_check(sched, coh) && coda_can_read(sched, coh)) queue_draft(sched, coh, at);
         }
     }
 }
@@ -156,6 +185,12 @@ void sched__take_draft_offer(scheduler *sched, cohort *coh) {
     list_remove(&coh->stage_link);
     coh->drafting = DRAFTS_NOTHING;
     sched->n_to_draft--;
+}
+
+void sched__want_look_up(scheduler *sched, sequence *seq, bool wants) {
+    if (seq->to_look_up == wants) return;
+    seq->to_look_up = wants;
+    sched->n_to_look_up += wants ? 1u : UINT32_MAX;
 }
 
 /* ---- sequences that wait for a coda ---- */

@@ -66,6 +66,15 @@ static bool choose_coda_rows(scheduler *sched, flight *next, cohort *coh, uint32
     return row == NONE;
 }
 
+/* The keys and values that the coda of coh reads are written, or will be in this launch. */
+static bool can_read(const scheduler *sched, const flight *next, const cohort *coh) {
+    if (plan_planes_coda(sched->plan) == 0) return true;
+    for (coh = coh->before; coh && !coh->coda_placed; coh = coh->before) {
+        if (coh->coda_row != NONE && !sched__is_picked(next, coh)) return false;
+    }
+    return true;
+}
+
 /* Rows with finished positions first: their results come first, and decide over the drafts. */
 void sched__choose_coda(scheduler *sched, flight *next) {
     uint32_t n_rows = 0, n_heads = 0;
@@ -73,8 +82,13 @@ void sched__choose_coda(scheduler *sched, flight *next) {
         cohort *coh = OWNER_OF(link, cohort, stage_link);
         if (!choose_coda_rows(sched, next, coh, &n_rows, &n_heads)) return;
     }
-    for (list_link *link = sched->to_draft.next; link != &sched->to_draft; link = link->next) {
+    for (list_link *link = sched->to_draft.next, *after; link != &sched->to_draft; link = after) {
         cohort *coh = OWNER_OF(link, cohort, stage_link);
+        after = link->next;
+        if (!can_read(sched, next, coh)) {
+            sched__take_draft_offer(sched, coh); /* it may offer again */
+            continue;
+        }
         if (!choose_coda_rows(sched, next, coh, &n_rows, &n_heads)) return;
         next->picks[next->n_picks - 1].draft = true;
     }

@@ -84,6 +84,7 @@ static int settle(scheduler *sched, err *e) {
 static void admit(scheduler *sched) {
     sched__admit(sched);
     sched__start_cohorts(sched);
+    sched__look_up_drafts(sched);
 }
 
 static int flush(scheduler *sched, err *e) {

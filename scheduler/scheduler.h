@@ -162,6 +162,7 @@ typedef struct { /* counters only grow; gauges are as of now */
      * of a draft counts the unconfirmed drafts before it. */
     uint64_t draft_chains, draft_tokens, drafts_accepted, drafts_withdrawn;
     uint64_t accepted_by_place[SCHED_DRAFT_PLACES]; /* the last: this place and all later ones */
+    uint64_t text_drafts, text_drafts_accepted;     /* of these, copied from the text so far */
     uint64_t draft_heads;                           /* coda rows that only named a draft */
     uint64_t withdrawn_rows; /* rows run, in any stage, for positions withdrawn later */
     uint32_t draft_loops_now, drafts_now; /* gauges: as chosen now; 0 = no drafts */

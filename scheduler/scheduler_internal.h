@@ -13,6 +13,7 @@
  * tenant.c         shares of several tenants    masks.c        masks of constrained sequences
  * collapse.c       slots given back by policy collapse
  * draft.c          drafted tokens, verdicts     lookahead.c    which rows draft, and how many
+ * lookup.c         drafts from the text so far
  * backlog.c        loops expected to run still  home.c         the rank of a sequence
  *
  * Beside the step: create.c, thread.c (a scheduler on its own thread), sane.c (every invariant,
@@ -84,6 +85,7 @@ struct cohort {
     bool coda_placed;       /* the slots of its coda are taken: a draft of its own took them */
     uint8_t drafting;       /* draft_state */
     draft_record drawn;     /* drafts of the next token that it drew */
+    bool looked_up;         /* draft: from the text so far */
     uint16_t place;         /* draft: drafts without a verdict before it when it was drawn */
     uint32_t n_run;         /* draft: rows run for it so far, in any stage */
 };
@@ -216,6 +218,7 @@ struct scheduler {
     uint32_t n_rows, free_row, n_free_rows, max_rows, chunk;
     uint32_t n_decode_rows;             /* held by cohorts that decode, without drafts */
     uint32_t n_draft_rows;              /* held by drafts */
+    uint32_t n_to_look_up;              /* sequences with to_look_up */
     list_link looping[N_LISTS], parked; /* of cohort.loop_link */
     list_link to_prelude, to_draft, to_coda, to_mask; /* of cohort.stage_link */
     uint32_t n_looping_live, n_looping_tail, n_parked, n_to_prelude, n_to_draft,
@@ -450,6 +453,12 @@ void sched__offer_draft(scheduler *sched, cohort *coh);
 /* A flush begins: rows whose draft is to be drawn anew join its coda. */
 void sched__offer_checks(scheduler *sched);
 void sched__take_draft_offer(scheduler *sched, cohort *coh); /* out of sched->to_draft */
+/* It has a newest row that still loops, or is about to, with nothing known behind. */
+bool sched__has_lead(const sequence *seq);
+/* The next token behind its newest row may be drafted, whatever names it. */
+bool sched__may_draft_behind(const scheduler *sched, const sequence *seq);
+/* Its newest token is to be looked up in its text. */
+void sched__want_look_up(scheduler *sched, sequence *seq, bool wants);
 /* Sequences that cannot go on without a coda; of the live rows, those that lead their sequence and
  * loop on. */
 uint32_t sched__held_up(const scheduler *sched);
@@ -460,12 +469,19 @@ uint32_t sched__leading(const scheduler *sched);
 /* coh named `token` as the next one: its sequence goes on with it, unless it does already.
  * ENG_NO_TOKEN: with none. */
 void sched__take_draft(scheduler *sched, cohort *coh, uint32_t token);
+/* The same for a token from the text so far. False: it would end the answer. */
+bool sched__draft_behind(scheduler *sched, sequence *seq, uint32_t token);
 /* The token behind the known ones is `token`. True: it had been drafted, and its position runs. */
 bool sched__judge_draft(scheduler *sched, sequence *seq, uint32_t token);
 /* Its drafts are lost with the sequence's place: they count as withdrawn. */
 void sched__forget_drafts(scheduler *sched, const sequence *seq);
 /* Withdraws the drafts of one sequence of a home, to make room. False: there are none. */
 bool sched__withdraw_some(scheduler *sched, uint32_t home);
+
+/* ---- lookup.c ---- */
+
+/* Drafts for the sequences that want them, behind the newest cohorts. */
+void sched__look_up_drafts(scheduler *sched);
 
 /* ---- backlog.c ---- */
 

@@ -44,6 +44,7 @@ typedef struct sequence {
     uint32_t *tokens;           /* prompt, then output: room for n_prompt + max_tokens */
     uint32_t n_tokens;          /* known so far */
     uint32_t n_drafts;          /* drafts behind them in tokens, each with a cohort: draft.c */
+    bool to_look_up;            /* its newest token has not been looked up: lookup.c */
     uint32_t *blocks;
     uint32_t n_blocks;
     uint32_t next_start; /* first position not yet in a cohort */
@@ -87,6 +88,12 @@ uint16_t sched__min_loops(const sequence *seq, uint32_t pos);
 /* Whether a position may halt after this many loops, before its limit. */
 bool sched__may_halt(const request_limits *limits, const sequence *seq, uint32_t pos,
                      uint32_t loops);
+static inline bool seq_is_stop(const sequence *seq, uint32_t token) {
+    for (uint32_t i = 0; i < seq->req.n_stop_ids; i++) {
+        if (seq->req.stop_ids[i] == token) return true;
+    }
+    return false;
+}
 static inline uint32_t seq_n_output(const sequence *seq) {
     return seq->n_tokens - seq->req.n_prompt;
 }

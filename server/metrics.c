@@ -329,6 +329,11 @@ void srv_metrics_speculation(const sched_stats *st, const char *labels, buf *out
     one(&page, "fathom_withdrawn_rows_total", "counter",
         "Rows run, in any stage, for drafted tokens that were dropped.",
         (double)st->withdrawn_rows);
+    one(&page, "fathom_text_drafts_total", "counter",
+        "Drafted tokens that were copied from the text so far.", (double)st->text_drafts);
+    one(&page, "fathom_text_drafts_accepted_total", "counter",
+        "Drafted tokens copied from the text so far that turned out right.",
+        (double)st->text_drafts_accepted);
     one(&page, "fathom_draft_heads_total", "counter",
         "Rows of the coda that only named a drafted token.", (double)st->draft_heads);
     one(&page, "fathom_draft_loops", "gauge",

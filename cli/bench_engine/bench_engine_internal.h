@@ -101,6 +101,7 @@ typedef struct {
     uint64_t scheduler_ns; /* processor time of steps beside their launches, events included */
     uint32_t rows_held;    /* row states in use, at most */
     uint64_t draft_chains, drafts_accepted, drafts_withdrawn, draft_heads, withdrawn_rows;
+    uint64_t text_drafts, text_drafts_accepted;
     uint64_t accepted_by_place[SCHED_DRAFT_PLACES];
     uint32_t draft_loops, drafts; /* as the scheduler chose them, at the end */
     uint32_t n_asked, n_right;    /* prompts with an answer that were run; right every time */

@@ -81,9 +81,11 @@ static void print_drafts(FILE *to, const be_line *line) {
             be_tokens_per_launch(run, line->sequences));
     if (line->mode->drafts)
         fprintf(to,
-                "; drafts: %llu of %llu accepted (%.1f %%), %.2f a chain, %llu rows of the head, "
-                "%.1f %% of rows withdrawn; last: %u in flight, after loop %u",
+                "; drafts: %llu of %llu accepted (%.1f %%), %llu of %llu copied from the text, "
+                "%.2f a chain, %llu rows of the head, %.1f %% of rows withdrawn; last: %u in "
+                "flight, after loop %u",
                 (ull)run->drafts_accepted, (ull)judged, be_percent(run->drafts_accepted, judged),
+                (ull)run->text_drafts_accepted, (ull)run->text_drafts,
                 run->draft_chains ? (double)run->drafts_accepted / (double)run->draft_chains : 0,
                 (ull)run->draft_heads, be_percent(run->withdrawn_rows, rows), run->drafts,
                 run->draft_loops);
@@ -142,11 +144,13 @@ static void json_drafts(FILE *to, const be_line *line) {
     else fprintf(to, "\"speculate\":%u,", line->mode->drafts);
     fprintf(to,
             "\"tokens_per_launch\":%.5f,\"drafts\":{\"chains\":%llu,\"accepted\":%llu,"
-            "\"withdrawn\":%llu,\"head_rows\":%llu,\"withdrawn_rows\":%llu,\"most_now\":%u,"
+            "\"withdrawn\":%llu,\"from_text\":%llu,\"from_text_accepted\":%llu,\"head_rows\":%llu,"
+            "\"withdrawn_rows\":%llu,\"most_now\":%u,"
             "\"loops_now\":%u,\"accepted_by_place\":[",
             be_tokens_per_launch(run, line->sequences), (ull)run->draft_chains,
-            (ull)run->drafts_accepted, (ull)run->drafts_withdrawn, (ull)run->draft_heads,
-            (ull)run->withdrawn_rows, run->drafts, run->draft_loops);
+            (ull)run->drafts_accepted, (ull)run->drafts_withdrawn, (ull)run->text_drafts,
+            (ull)run->text_drafts_accepted, (ull)run->draft_heads, (ull)run->withdrawn_rows,
+            run->drafts, run->draft_loops);
     for (int i = 0; i < SCHED_DRAFT_PLACES; i++)
         fprintf(to, "%s%llu", i ? "," : "", (ull)run->accepted_by_place[i]);
     fprintf(to, "]},");

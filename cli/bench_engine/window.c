@@ -67,6 +67,8 @@ void be_window_close(be_window *window, const scheduler *sched) {
     run->draft_chains = now->draft_chains - before->draft_chains;
     run->drafts_accepted = now->drafts_accepted - before->drafts_accepted;
     run->drafts_withdrawn = now->drafts_withdrawn - before->drafts_withdrawn;
+    run->text_drafts = now->text_drafts - before->text_drafts;
+    run->text_drafts_accepted = now->text_drafts_accepted - before->text_drafts_accepted;
     run->draft_heads = now->draft_heads - before->draft_heads;
     run->withdrawn_rows = now->withdrawn_rows - before->withdrawn_rows;
     for (int i = 0; i < SCHED_DRAFT_PLACES; i++)

@@ -31,6 +31,8 @@ typedef struct {
     uint32_t n_homes;     /* each has n_slots and n_blocks of its own; 0: one cache */
     /* Of 100 positions, so many favour the token that every draft favours. */
     uint32_t agreement;
+    bool by_token; /* the token favoured depends on the newest token alone: texts repeat */
+    bool misleads; /* drafts favour the token after it */
 } fake_opts;
 
 /* The number of slots of n layers of the prelude or coda. */

@@ -35,14 +35,20 @@ static inline bool model_halts(const fake_opts *opts, uint64_t state, uint64_t e
     return mix(state, bits) % opts->mean_depth == 0;
 }
 
+/* The token favoured behind this one. */
+static inline uint32_t model_favourite(const fake_opts *opts, uint32_t token, uint32_t pos) {
+    return (uint32_t)(mix(model_embed(opts, token, opts->by_token ? 0 : pos), 5) % opts->vocab);
+}
+
 /* Of a position with this token, from the state x of its coda. Every draft favours one token, and
  * so do opts.agreement of 100 positions. Without an agreement the state alone decides. */
 static inline void model_logits(const fake_opts *opts, uint64_t x, uint32_t token, uint32_t pos,
                                 bool draft, float *out) {
     for (uint32_t i = 0; i < opts->vocab; i++)
         out[i] = (float)(mix(x, i) >> 40) / (float)(1 << 21);
+    uint32_t misled = draft && opts->misleads;
     if (draft || mix(x, 77) % 100 < opts->agreement)
-        out[mix(model_embed(opts, token, pos), 5) % opts->vocab] += 9;
+        out[(model_favourite(opts, token, pos) + misled) % opts->vocab] += 9;
 }
 
 #endif

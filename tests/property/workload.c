@@ -180,6 +180,8 @@ static void draw_drafts(work *load, const work_case *spec) {
     static const uint32_t qualities[] = {0, 30, 70, 95, 100};
     uint64_t rng = spec->seed ^ UINT64_C(0x3333333333333333);
     load->fake.agreement = qualities[draw(&rng, 0, 4)];
+    load->fake.by_token = chance(&rng, 40);
+    load->fake.misleads = chance(&rng, 20);
     if (chance(&rng, 30) || spec->simpler & WORK_NO_DRAFTS) return;
     load->opts.drafts = chance(&rng, 40) ? SCHED_DRAFTS_AUTO : draw(&rng, 1, 8);
     load->opts.draft_loops = chance(&rng, 50) ? 0 : draw(&rng, 1, load->fake.max_loops);
@@ -483,6 +485,7 @@ static void fill_report(work *load, scheduler *sched, eng_backend *backend, work
         fail(load, "the backend left out other rows than the scheduler knows");
     report->left_out = st->voided_rows;
     report->drafts = st->draft_tokens;
+    report->looked_up = st->text_drafts;
     report->drafts_accepted = st->drafts_accepted;
     report->drafts_withdrawn = st->drafts_withdrawn;
     report->steps = st->steps;

@@ -33,6 +33,8 @@ static void measure(const fake_opts *fake, uint32_t drafts, uint32_t n, measured
     uint32_t prompt[16];
     for (uint32_t i = 0; i < n; i++) {
         sched_request req = rig_request(prompt, 16, TOKENS, i);
+        for (uint32_t k = 0; k < 16; k++)
+            prompt[k] %= fake->vocab;
         rig_submit(&rig, &req);
     }
     rig_finish(&rig);
@@ -98,5 +100,28 @@ Test(sched_drafts, drafts_that_are_wrong_or_rows_that_cost_lose_little) {
         measured with;
         double got = gain(&fake, rows[i].n, &with);
         cr_expect_gt(got, 0.92, "row %zu: %.2f", i, got);
+    }
+}
+
+/* The early loops name wrong tokens only, but the text repeats. */
+Test(sched_drafts, text_that_repeats_is_drafted_without_a_coda) {
+    fake_opts fake = eight_loops(100);
+    fake.by_token = fake.misleads = true;
+    measured with;
+    double got = gain(&fake, 1, &with);
+    cr_expect_gt(got, 3, "%.2f", got);
+    cr_expect_gt(with.stats.text_drafts_accepted, with.stats.drafts_accepted / 2);
+}
+
+/* Of text that never repeats nothing is found, and text that repeats by chance misleads soon. */
+Test(sched_drafts, a_text_of_few_words_is_looked_up_in_vain_and_loses_little) {
+    fake_opts fake = eight_loops(0);
+    fake.vocab = 4;
+    fake.misleads = true;
+    static const uint32_t sizes[] = {1, 8, 32};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        measured with;
+        double got = gain(&fake, sizes[i], &with);
+        cr_expect_gt(got, 0.92, "%u sequences: %.2f", sizes[i], got);
     }
 }

@@ -20,6 +20,8 @@ Test(srv_metrics, each_figure_of_speculation_has_its_own_line) {
         "\nfathom_withdrawn_drafts_total{" LABELS "} 4\n",
         "\nfathom_withdrawn_rows_total{" LABELS "} 5\n",
         "\nfathom_draft_heads_total{" LABELS "} 6\n",
+        "\nfathom_text_drafts_total{" LABELS "} 9\n",
+        "\nfathom_text_drafts_accepted_total{" LABELS "} 26\n",
         "\nfathom_draft_loops{" LABELS "} 7\n",
         "\nfathom_draft_limit{" LABELS "} 8\n",
     };
@@ -29,6 +31,8 @@ Test(srv_metrics, each_figure_of_speculation_has_its_own_line) {
                       .drafts_withdrawn = 4,
                       .withdrawn_rows = 5,
                       .draft_heads = 6,
+                      .text_drafts = 9,
+                      .text_drafts_accepted = 26,
                       .draft_loops_now = 7,
                       .drafts_now = 8};
     for (uint32_t i = 0; i < SCHED_DRAFT_PLACES; i++)
