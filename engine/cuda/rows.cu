@@ -18,10 +18,10 @@ static __device__ __forceinline__ bool has_delta(cu_row_from from) {
     return from == CU_FROM_X || from == CU_FROM_DELTA || from == CU_FROM_LINEAR;
 }
 
-/* A row's input in parts: x, and y to add to it. */
+/* A row's input in parts: x, and y to add to it times `share`. */
 template <typename ACT, int V, bool WHOLE>
 static __device__ __forceinline__ bool row_enter(const cu_row_args &args, uint32_t i, cu_row *row,
-                                                 row_vec<V> &x, row_vec<V> &y) {
+                                                 row_vec<V> &x, row_vec<V> &y, float *share) {
     if (args.from == CU_FROM_X) row_load<WHOLE>(x, args.x + (uint64_t)i * args.dim, args.dim);
     const float *parts = args.delta + (uint64_t)i * args.n_parts * args.dim;
     if (has_delta(args.from)) row_load<WHOLE>(y, parts, args.dim);
@@ -32,23 +32,22 @@ static __device__ __forceinline__ bool row_enter(const cu_row_args &args, uint32
         row_load<WHOLE>(x, (const ACT *)args.embed + (uint64_t)row->token * args.ld, args.dim);
         float scale = args.embed_scale;
         row_join(x, x, [=](float v, float) { return v * scale; });
-    } else if (args.from != CU_FROM_X && args.from != CU_FROM_DELTA) {
-        bool draft = args.from == CU_FROM_OUT && row->flags & CU_ROW_DRAFT,
-             sum = draft && args.weighted;
-        const float *state = args.from == CU_FROM_OUT && draft == sum ? args.state.out
-                             : args.from == CU_FROM_LINEAR            ? args.state.e
-                                                                      : args.state.h;
+    }
+    bool loops = args.from == CU_FROM_LOOP || args.from == CU_FROM_DIAGONAL,
+         draft = args.from == CU_FROM_OUT && row->flags & CU_ROW_DRAFT,
+         add_state = draft && args.weighted;
+    *share = args.from == CU_FROM_X || loops || args.from == CU_FROM_LINEAR ? 1.0f : 0.0f;
+    if (add_state) *share = rm_act_rest(args.state.cum[row->row]);
+    if (args.from != CU_FROM_TOKEN && args.from != CU_FROM_X && args.from != CU_FROM_DELTA) {
+        const float *state = args.from == CU_FROM_OUT && draft == add_state ? args.state.out
+                             : args.from == CU_FROM_LINEAR                  ? args.state.e
+                                                                            : args.state.h;
         row_load<WHOLE>(x, state + at, args.dim);
-        if (sum) {
-            row_load<WHOLE>(y, args.state.h + at, args.dim);
-            float rest = rm_act_rest(args.state.cum[row->row]);
-            row_join(x, y, [=](float out, float h) { return out + rest * h; });
-        }
     }
     const float *more = parts + args.dim; /* to add to y */
     uint32_t n_more = has_delta(args.from) ? args.n_parts - 1 : 0, width = args.dim;
-    if (args.from == CU_FROM_LOOP || args.from == CU_FROM_DIAGONAL)
-        row_load<WHOLE>(y, args.state.e + at, args.dim);
+    if (loops || add_state)
+        row_load<WHOLE>(y, (loops ? args.state.e : args.state.h) + at, args.dim);
     if (args.from == CU_FROM_LOOP) {
         width = args.loop_width;
         more = args.loop_emb + (uint64_t)row->loop * width;
@@ -67,15 +66,14 @@ static __device__ __forceinline__ bool row_enter(const cu_row_args &args, uint32
  * is of delta alone or of the joined row. */
 template <int V>
 static __device__ __forceinline__ void row_join_parts(const cu_row_args &args, row_vec<V> &x,
-                                                      const row_vec<V> &y, const row_vec<V> &w,
-                                                      float *scratch) {
+                                                      const row_vec<V> &y, float share,
+                                                      const row_vec<V> &w, float *scratch) {
     bool norm = args.before != nullptr, of_delta = norm && args.from == CU_FROM_X && !args.norm_sum;
-    bool adds =
-        args.from == CU_FROM_X || (args.from >= CU_FROM_LOOP && args.from <= CU_FROM_LINEAR);
     if (args.from == CU_FROM_DIAGONAL)
         row_join(x, w, [](float h, float decay) { return h * decay; });
     if (args.from == CU_FROM_DELTA) x = y;
-    else if (adds && !of_delta) row_join(x, y, [](float v, float part) { return v + part; });
+    else if (share != 0 && !of_delta)
+        row_join(x, y, [=](float v, float part) { return v + share * part; });
     if (!norm) return;
     float sum[1] = {of_delta ? row_dot(y, y) : row_dot(x, x)};
     row_sums(sum, scratch);
@@ -123,9 +121,10 @@ static __global__ void ROW_BOUNDS row_step(cu_row_args args) {
     float *scratch = (float *)shared;
     uint32_t i = blockIdx.x;
     cu_row row;
-    if (!row_enter<ACT, V, WHOLE>(args, i, &row, x, y)) return;
+    float share;
+    if (!row_enter<ACT, V, WHOLE>(args, i, &row, x, y, &share)) return;
     row_weights<false, WHOLE>(w_inner, inner, args.dim);
-    row_join_parts(args, x, y, w_inner, scratch);
+    row_join_parts(args, x, y, share, w_inner, scratch);
     if (args.to == CU_TO_NORM) row_store<WHOLE>(args.x + (uint64_t)i * args.dim, args.dim, x);
     row_weights<false, WHOLE>(w, outer, args.dim);
     if (args.to == CU_TO_INPUT) {
