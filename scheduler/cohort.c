@@ -301,11 +301,13 @@ void sched__start_cohorts(scheduler *sched) {
 
 /* ---- after a launch ---- */
 
-/* Every earlier cohort is in the coda, or through it. */
+/* Every earlier cohort is in the coda, or through it. One that waits to draft and has halted in the
+ * same launch is not yet: it is settled later. */
 static bool coda_reaches(const cohort *coh) {
     const cohort *earlier = coh->before;
     if (earlier == NULL || earlier->coda_row == NONE) return true;
-    return earlier->n_live == 0 && !list_empty(&earlier->stage_link);
+    return earlier->n_live == 0 && !list_empty(&earlier->stage_link) &&
+           earlier->drafting != DRAFT_WAITS;
 }
 
 /* Queues coh for the coda if all its rows halted and its turn has come, then the cohorts behind it
