@@ -576,6 +576,20 @@ uint64_t fake_backend_logits(const eng_backend *backend) {
 uint64_t fake_backend_choices(const eng_backend *backend) {
     return ((const fake *)backend)->choices_given;
 }
+uint32_t fake_backend_slots_of(const eng_backend *backend, uint32_t home, uint32_t block,
+                               uint32_t n_planes) {
+    fake *dev = (fake *)(uintptr_t)backend;
+    uint32_t n = 0;
+    for (uint32_t off = 0; off < ENG_BLOCK; off++) {
+        uint32_t before = ENG_NO_SLOT; /* planes with one slot stand side by side */
+        for (uint32_t plane = 0; plane < n_planes; plane++) {
+            uint32_t slot = *map_at(dev, home, block, plane, off);
+            n += slot != before;
+            before = slot;
+        }
+    }
+    return n;
+}
 model_plan *fake_backend_config(eng_backend *backend) {
     return &((fake *)backend)->config;
 }

@@ -61,6 +61,9 @@ uint64_t fake_backend_fullest_rows(const eng_backend *backend);
 /* Rows with logits, and rows with a token, from codas. */
 uint64_t fake_backend_logits(const eng_backend *backend);
 uint64_t fake_backend_choices(const eng_backend *backend);
+/* Different slots that the map of a block names at its first n_planes. */
+uint32_t fake_backend_slots_of(const eng_backend *backend, uint32_t home, uint32_t block,
+                               uint32_t n_planes);
 model_plan *fake_backend_config(eng_backend *backend);
 
 /* ---- the same model, one position after another: the result every schedule must give ---- */

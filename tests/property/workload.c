@@ -34,8 +34,8 @@ typedef struct {
     sequence *masked;           /* its next mask is asked for and not made */
     /* what came */
     uint64_t id;
-    bool sent, refused, ended, sorted;
-    uint32_t got[MAX_LEN], n_got, n_prompt_events;
+    bool sent, refused, ended;
+    uint32_t got[MAX_LEN], n_got, n_prompt_events, n_shown; /* shown: drafts behind them */
     uint16_t depth[MAX_LEN];
     float logprob[MAX_LEN];
     uint64_t tops; /* hash of all alternatives */
@@ -220,6 +220,7 @@ static void draw_memory(work *load, const work_case *spec) {
         work_item *it = &load->items[i];
         uint64_t own = work_rand(&rng);
         if (it->refused) continue;
+        it->req.tell_drafts = own % 3 == 0;
         if (chance(&own, 30)) draw_sampling(it, load->fake.vocab, &own);
         if (chance(&own, 70)) continue;
         it->form = fake_form_begin(work_rand(&own), load->fake.vocab, chance(&own, 30) ? 20 : 0);
@@ -290,10 +291,18 @@ static void on_event(void *ud, const sched_event *ev) {
             fail(load, "request %u: prompt event at %u comes out of order",
                  (unsigned)(it - load->items), ev->pos);
         }
+    } else if (ev->kind == SCHED_DRAFT) {
+        if (!it->req.tell_drafts || ev->pos < it->req.n_prompt + it->n_got ||
+            ev->pos > it->req.n_prompt + it->n_got + it->n_shown) {
+            fail(load, "request %u: draft for %u comes out of order", (unsigned)(it - load->items),
+                 ev->pos);
+        }
+        it->n_shown = ev->pos + 1 - it->req.n_prompt - it->n_got;
     } else if (it->n_got == it->req.max_tokens || ev->pos != it->req.n_prompt + it->n_got) {
         fail(load, "request %u: token at %u comes out of order", (unsigned)(it - load->items),
              ev->pos);
     } else {
+        it->n_shown -= it->n_shown > 0; /* at most: a wrong one takes the others along */
         it->got[it->n_got] = ev->token;
         it->depth[it->n_got] = ev->depth;
         it->logprob[it->n_got++] = ev->logprob;
@@ -474,12 +483,30 @@ static void check_slots(work *load, const scheduler *sched, const eng_backend *b
          (unsigned long long)written);
 }
 
+/* A cached block holds no slot that its map does not name: all withdrawn ones are back. */
+static void check_cached(work *load, const scheduler *sched, const eng_backend *backend) {
+    for (uint32_t home = 0; home < sched->n_homes; home++) {
+        const kv_cache *cache = &sched->caches[home];
+        for (uint32_t id = 0; id < cache->n_blocks; id++) {
+            if (!cache->blocks[id].taken) continue;
+            uint32_t loops = cache->contents[id].key.max_loops, used = cache->blocks[id].n_used;
+            uint32_t planes = plan_planes(sched->plan, loops);
+            uint32_t mapped = fake_backend_slots_of(backend, home, id, planes);
+            if (used != mapped) fail(load, "block %u holds %u slots and maps %u", id, used, mapped);
+            if (cache->blocks[id].full_depth_slots != ENG_BLOCK * planes)
+                fail(load, "block %u would hold %u slots with every loop stored, counted %u", id,
+                     ENG_BLOCK * planes, cache->blocks[id].full_depth_slots);
+        }
+    }
+}
+
 static void fill_report(work *load, scheduler *sched, eng_backend *backend, work_report *report) {
     sched_stats *st = malloc(sizeof *st);
     if (st == NULL) return;
     sched_get_stats(sched, st);
     check_waits(load, sched, st);
     check_slots(load, sched, backend, st);
+    check_cached(load, sched, backend);
     bool loses_rows = st->finished[SCHED_CANCELLED] + st->drafts_withdrawn > 0;
     if (fake_backend_left_out(backend) != st->voided_rows && !loses_rows)
         fail(load, "the backend left out other rows than the scheduler knows");
