@@ -106,6 +106,9 @@ enum {
        last coda writes them anew to the same slots. For a row that has left the loop meanwhile the
        output has no meaning. */
     ENG_ROW_DRAFT = 64,
+    /* prelude: a generated position. Its values are those of a row alone, also if it runs again in
+       a chunk with others. */
+    ENG_ROW_GENERATED = 128,
 };
 
 /* Arguments of eng_sample for a backend that samples. Only with eng_sampling_is_plain. */

@@ -21,7 +21,8 @@ void sched__build_prelude(scheduler *sched, flight *next) {
         const sequence *seq = pick->cohort->owner;
         pick->cohort->n_run += pick->n_rows;
         for (uint32_t row = pick->first_row; row != NONE; row = sched->rows[row].next) {
-            (void)sched__add_row(sched, next, pick, row);
+            eng_row *entry = sched__add_row(sched, next, pick, row);
+            if (entry->pos >= seq->req.n_prompt) entry->flags |= ENG_ROW_GENERATED;
             for (uint32_t k = 0; k < plan->n_prelude; k += plan->n_core)
                 (void)sched__place(sched, next, seq, row, plan_plane_prelude(plan, k), 1);
         }

@@ -277,7 +277,8 @@ static void find_runs(eng__cpu *cpu) {
 
 void eng__choose_forms(eng__cpu *cpu) {
     for (uint32_t idx = 0; idx < cpu->n_all; idx++) {
-        cpu->chunked[eng__row_of(cpu, idx)->row] = cpu->window > 0;
+        const eng_row *row = eng__row_of(cpu, idx);
+        cpu->chunked[row->row] = cpu->window > 0 && !(row->flags & ENG_ROW_GENERATED);
         cpu->plane[idx] = 0; /* all alike */
     }
     if (cpu->window == 0) return;

@@ -175,3 +175,39 @@ Test(cpu_forms, tails_side_by_side_keep_the_form_of_positions_that_began_alone) 
     free(apart);
     free(together);
 }
+
+/* Logits of the last of n generated positions behind a prompt. They run one by one, or again, as
+ * after a preemption, in the chunks of the prompt. */
+static float *logits_behind_generated(bool again) {
+    enum { PROMPT = 40, END = 192, CHUNK = 64, LOOPS = 6 };
+    (void)open_forms(CHUNK, 1, DTYPE_F32);
+    start(1, END);
+    for (uint32_t pos = 0, end; pos < END; pos = end) {
+        uint32_t chunk_end = (pos / CHUNK + 1) * CHUNK;
+        end = again ? chunk_end : pos < PROMPT ? PROMPT : pos + 1;
+        driver_add_prelude(&drv, 0, pos, end);
+        for (uint32_t i = 0; i < drv.n_rows; i++)
+            drv.rows[i].flags |= drv.rows[i].pos >= PROMPT ? ENG_ROW_GENERATED : 0;
+        driver_launch(&drv, ENG_STAGE_PRELUDE);
+        for (uint32_t loop = 0; loop < LOOPS; loop++) {
+            driver_add_loop(&drv, 0, loop, pos, end);
+            driver_launch(&drv, ENG_STAGE_RECURRENT);
+        }
+    }
+    driver_add_coda(&drv, 0, 0, END);
+    driver_launch(&drv, ENG_STAGE_CODA);
+    size_t vocab = drv.plan->vocab_size;
+    float *out = malloc(vocab * sizeof *out);
+    cr_assert(out);
+    memcpy(out, drv.seq[0].logits + (END - 1) * vocab, vocab * sizeof *out);
+    driver_close(&drv);
+    return out;
+}
+
+Test(cpu_forms, generated_positions_that_run_again_in_a_chunk_keep_their_bits) {
+    float *alone = logits_behind_generated(false), *again = logits_behind_generated(true);
+    size_t n = 320; /* of the vocabulary */
+    cr_assert_eq(memcmp(alone, again, n * sizeof *alone), 0);
+    free(alone);
+    free(again);
+}
