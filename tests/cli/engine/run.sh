@@ -45,17 +45,18 @@ jq -e '[.runs[] | select(.sequences == 1) | [.mode, .policy, .speculate]] == [["
     and all(.runs[] | select(.speculate == 0); .drafts.accepted + .drafts.head_rows + .drafts.withdrawn_rows == 0)' \
     "$out/drafts.json" >/dev/null || fail "drafts: $(jq -c '[.runs[] | {mode, policy, speculate, drafts, tokens_differing}]' "$out/drafts.json")"
 
-# Simulated drafts after loop 1 of 8, on free rows. Always right: a stream puts out more than a token for two loops. Never right: no token
+# Simulated drafts of loops 1 to 7 of 8, on free rows. Always right: a stream puts out more than a token for two loops. Never right: no token
 # differs. Right for half of the positions: so is half of the drafts that follow a known token.
 for agreement in 0 0.5 1; do
+    every=$agreement,$agreement,$agreement,$agreement,$agreement,$agreement,$agreement
     "$fathom" bench engine --model models/demo --simulate --costs 'prelude=0,0 recurrent=1000,0 coda=0,0' --max-loops 8 --mean-depth 8 \
-        --sequences 1 --modes depthwise/exact --speculate off,7 --draft-loops 1 --agreement $agreement --repeat 1 --rounds 16 \
+        --sequences 1 --modes depthwise/exact --speculate off,7 --draft-loops 1 --agreement $every --repeat 1 --rounds 16 \
         --json >"$out/agrees$agreement.json" 2>/dev/null
 done
 jq -e -s '([.[].runs[].tokens_differing] | add == 0) and all(.[].runs[]; .mean_depth == 8)
     and all(.[].runs[] | select(.speculate == 0); .tokens_per_launch < 0.14)
     and (.[2].runs[2] | .tokens_per_launch > 0.5 and .drafts.withdrawn == 0)
-    and (.[0].runs[2].drafts | .withdrawn > 100 and .accepted < .withdrawn / 100)
+    and (.[0].runs[2].drafts | .withdrawn > 100 and .accepted == 0)
     and (.[1].runs[2].drafts | .accepted_by_place[0] / .chains | . > 0.35 and . < 0.65)' \
     "$out/agrees0.json" "$out/agrees0.5.json" "$out/agrees1.json" >/dev/null ||
     fail "simulated drafts: $(jq -c '.runs[] | {speculate, tokens_per_launch, drafts, tokens_differing}' "$out"/agrees*.json)"
