@@ -228,7 +228,7 @@ for bad in "init --variant nanbeige_tiny --agreement 0.9 --out $out/none" \
     [ ! -e "$out/none" ] || fail "made a folder: $bad"
 done
 
-for bad in 0.9,0.8 2 -1 0.5, x; do
+for bad in 0.9,0.8 2 -1 '0.5,' x; do
     "$fathom" bench engine --model models/demo --simulate --costs 'prelude=0,0 recurrent=0,100 coda=0,0' --mean-depth 3 --agreement=$bad \
         >/dev/null 2>"$out/err" && fail "accepted: --agreement $bad"
     grep -q 'give numbers from 0 to 1' "$out/err" || fail "--agreement $bad: $(cat "$out/err")"
