@@ -81,3 +81,269 @@ Test(sched_drafts_life, last_codas_run_in_the_order_of_positions) {
         rig_close(&rig);
     }
 }
+
+/* ---- ways to run ---- */
+
+typedef struct {
+    const char *what;
+    uint32_t flights, homes, drafts;
+    ahead_rule rule;
+    bool samples, prefix_cache;
+} way;
+
+static const way ways[] = {
+    {"one launch at a time", .flights = 1, .drafts = MOST},
+    {"always ahead", .flights = 2, .drafts = MOST, .rule = AHEAD_ALWAYS},
+    {"never ahead", .flights = 2, .drafts = MOST, .rule = AHEAD_NEVER},
+    {"the device draws", .flights = 2, .drafts = MOST, .rule = AHEAD_ALWAYS, .samples = true},
+    {"one draft", .flights = 2, .drafts = 1, .rule = AHEAD_ALWAYS},
+    {"three homes", .flights = 2, .homes = 3, .drafts = 3, .rule = AHEAD_ALWAYS},
+    {"prefix cache", .flights = 1, .drafts = MOST, .prefix_cache = true},
+};
+
+static void run_way(const way *how, kv_policy policy) {
+    fake_opts fake = uneven(policy);
+    fake.max_flights = how->flights;
+    fake.n_homes = how->homes;
+    fake.samples = how->samples;
+    sched_opts opts = drafting(policy, how->drafts);
+    opts.prefix_cache = how->prefix_cache;
+    sched_rig rig = rig_open(&fake, &opts);
+    rig.sched->ahead.rule = how->rule;
+    sent all[4];
+    for (uint32_t i = 0; i < 4; i++)
+        send(&rig, &all[i], i);
+    rig_finish(&rig);
+    for (uint32_t i = 0; i < 4; i++)
+        expect_answer(&rig, &fake, &all[i]);
+    const sched_stats *st = rig_stats(&rig);
+    cr_expect_gt(st->drafts_accepted, 20, "%s: %llu accepted", how->what,
+                 (unsigned long long)st->drafts_accepted);
+    cr_expect_gt(st->drafts_withdrawn, 10, "%s", how->what);
+    cr_expect_eq(st->drafts_accepted + st->drafts_withdrawn, st->draft_tokens, "%s", how->what);
+    uint64_t by_place = 0;
+    for (uint32_t i = 0; i < SCHED_DRAFT_PLACES; i++)
+        by_place += st->accepted_by_place[i];
+    cr_expect_eq(by_place, st->drafts_accepted, "%s", how->what);
+    rig_close(&rig);
+}
+
+Test(sched_drafts_life, every_draft_is_kept_or_withdrawn_whatever_the_way_to_run) {
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        run_way(&ways[i], KV_EXACT);
+        run_way(&ways[i], KV_LAST);
+    }
+}
+
+/* ---- the end of a sequence ---- */
+
+static const sequence *running(const sched_rig *rig, uint64_t id) {
+    const list_link *link = rig->sched->running.next;
+    for (; link != &rig->sched->running; link = link->next) {
+        const sequence *seq = OWNER_OF((uintptr_t)link, sequence, rank_link);
+        if (seq->id == id) return seq;
+    }
+    return NULL;
+}
+
+/* Steps until the sequence has so many drafts at once. */
+static void step_to_drafts(sched_rig *rig, uint64_t id, uint32_t n) {
+    for (int steps = 0; steps < 100000; steps++) {
+        const sequence *seq = running(rig, id);
+        if (seq && seq->n_drafts >= n) return;
+        cr_assert(!rig->out[id].ended, "it never had %u drafts", n);
+        rig_steps(rig, 1);
+    }
+    cr_assert_fail("no drafts");
+}
+
+/* All positions run 8 loops, and drafts are right. */
+static fake_opts right(kv_policy policy) {
+    fake_opts fake = uneven(policy);
+    fake.agreement = 100;
+    fake.deep_one_in = 1;
+    return fake;
+}
+
+Test(sched_drafts_life, a_cancel_takes_its_drafts_along) {
+    for (uint32_t flights = 1; flights <= 2; flights++) {
+        for (uint32_t n = 1; n <= 3; n++) {
+            fake_opts fake = right(n % 2 ? KV_EXACT : KV_LAST);
+            fake.max_flights = flights;
+            sched_opts opts = drafting(fake.policy, MOST);
+            sched_rig rig = rig_open(&fake, &opts);
+            rig.sched->ahead.rule = AHEAD_ALWAYS;
+            sent one;
+            send(&rig, &one, n);
+            step_to_drafts(&rig, one.id, n);
+            sched_cancel(rig.sched, one.id);
+            const sched_stats *st = rig_stats(&rig);
+            cr_assert_eq(st->pages_free, st->pages);
+            cr_assert_eq(rig.sched->n_free_rows, rig.sched->n_rows);
+            cr_assert_eq(rig.sched->n_draft_rows + rig.sched->n_to_draft, 0);
+            cr_assert_geq(st->drafts_withdrawn, n);
+            cr_assert_eq(rig.out[one.id].end.finish, SCHED_CANCELLED);
+            rig_finish(&rig);
+            rig_close(&rig);
+        }
+    }
+}
+
+Test(sched_drafts_life, a_stop_id_ends_the_answer_before_the_drafts_behind_it) {
+    uint32_t ended = 0;
+    for (uint32_t i = 0; i < 12; i++) {
+        fake_opts fake = uneven(i % 2 ? KV_EXACT : KV_LAST);
+        sched_opts opts = drafting(fake.policy, MOST);
+        sched_rig rig = rig_open(&fake, &opts);
+        uint32_t stop = 5 * i;
+        sent one = {0};
+        one.req = rig_request(one.prompt, PROMPT, TOKENS, i);
+        one.req.stop_ids = &stop;
+        one.req.n_stop_ids = 1;
+        one.req.min_tokens = i;
+        one.id = rig_submit(&rig, &one.req);
+        rig_finish(&rig);
+        expect_answer(&rig, &fake, &one);
+        ended += rig.out[one.id].end.finish == SCHED_STOP;
+        rig_close(&rig);
+    }
+    cr_assert_gt(ended, 3);
+}
+
+Test(sched_drafts_life, no_draft_is_run_that_could_not_be_put_out) {
+    for (uint32_t most = 1; most <= 6; most++) {
+        fake_opts fake = right(KV_EXACT);
+        sched_opts opts = drafting(KV_EXACT, MOST);
+        sched_rig rig = rig_open(&fake, &opts);
+        sent one = {0};
+        one.req = rig_request(one.prompt, PROMPT, most, 1);
+        one.id = rig_submit(&rig, &one.req);
+        rig_finish(&rig);
+        expect_answer(&rig, &fake, &one);
+        const sched_stats *st = rig_stats(&rig);
+        /* The first token comes from the prompt, and the last one is never run. */
+        cr_assert_eq(st->draft_tokens, most > 2 ? most - 2 : 0, "%u tokens: %llu drafts", most,
+                     (unsigned long long)st->draft_tokens);
+        cr_assert_eq(st->drafts_withdrawn, 0);
+        rig_close(&rig);
+    }
+}
+
+/* ---- want of pages ---- */
+
+Test(sched_drafts_life, a_sequence_without_room_is_preempted_with_its_drafts) {
+    fake_opts fake = uneven(KV_EXACT);
+    fake.n_slots = 3 * (PROMPT + TOKENS) / 2 * fake_planes(&fake, fake.max_loops);
+    sched_opts opts = drafting(KV_EXACT, MOST);
+    sched_rig rig = rig_open(&fake, &opts);
+    sent all[4];
+    for (uint32_t i = 0; i < 4; i++)
+        send(&rig, &all[i], i);
+    rig_finish(&rig);
+    for (uint32_t i = 0; i < 4; i++)
+        expect_answer(&rig, &fake, &all[i]);
+    const sched_stats *st = rig_stats(&rig);
+    cr_assert_gt(st->preemptions, 0);
+    cr_assert_gt(st->drafts_accepted, 0);
+    cr_assert_eq(st->drafts_accepted + st->drafts_withdrawn, st->draft_tokens);
+    rig_close(&rig);
+}
+
+static void step_sanely(sched_rig *rig) {
+    err e = {0};
+    rig_steps(rig, 1);
+    cr_assert(sched_sane(rig->sched, &e), "%s", e.msg);
+}
+
+/* Right drafts are withdrawn only for want of pages, and then the sequences need them all. */
+Test(sched_drafts_life, drafts_give_way_before_any_sequence_does) {
+    enum { SENT = 6 };
+    uint32_t gave_way = 0;
+    for (uint32_t slots = 1000; slots < 1400; slots += 10) {
+        fake_opts fake = right(KV_EXACT);
+        fake.n_slots = slots;
+        sched_opts opts = drafting(KV_EXACT, MOST);
+        sched_rig rig = rig_open(&fake, &opts);
+        sent all[SENT];
+        for (uint32_t i = 0; i < SENT; i++)
+            send(&rig, &all[i], i);
+        const sched_stats *st = rig_stats(&rig);
+        while (st->drafts_withdrawn + st->preemptions == 0) {
+            step_sanely(&rig);
+            st = rig_stats(&rig);
+        }
+        gave_way += st->preemptions == 0;
+        while (rig.sched->n_running + rig.sched->n_waiting > 0)
+            step_sanely(&rig);
+        for (uint32_t i = 0; i < SENT; i++)
+            expect_answer(&rig, &fake, &all[i]);
+        rig_close(&rig);
+    }
+    cr_assert_gt(gave_way, 3, "%u", gave_way);
+}
+
+/* ---- events ---- */
+
+typedef struct {
+    uint32_t n, n_shown, n_told, replaced, confirmed, shown[TOKENS];
+    bool ended;
+} story;
+
+static void on_event(void *ud, const sched_event *ev) {
+    story *seen = ud;
+    cr_assert(!seen->ended, "an event after the end");
+    uint32_t next = PROMPT + seen->n;
+    if (ev->kind == SCHED_END) seen->ended = true;
+    if (ev->kind == SCHED_TOKEN) {
+        cr_assert_eq(ev->pos, next);
+        bool confirms = seen->n_shown > 0 && seen->shown[0] == ev->token;
+        seen->confirmed += confirms;
+        seen->n_shown = confirms ? seen->n_shown - 1 : 0;
+        memmove(seen->shown, seen->shown + 1, seen->n_shown * sizeof *seen->shown);
+        seen->n++;
+    }
+    if (ev->kind != SCHED_DRAFT) return;
+    cr_assert(ev->pos >= next && ev->pos <= next + seen->n_shown, "a draft for %u, next is %u",
+              ev->pos, next);
+    cr_assert(ev->depth >= 1 && ev->depth < MOST, "drafted after %u loops", ev->depth);
+    seen->replaced += ev->pos < next + seen->n_shown;
+    seen->n_told++;
+    seen->shown[ev->pos - next] = ev->token;
+    seen->n_shown = ev->pos - next + 1;
+}
+
+static story tell_story(const fake_opts *fake, bool tell, sched_stats *stats) {
+    eng_backend *backend = fake_backend_create(fake);
+    sched_opts opts = drafting(fake->policy, MOST);
+    scheduler *sched;
+    uint32_t prompt[PROMPT];
+    story seen = {0};
+    uint64_t id;
+    err e = {0};
+    cr_assert_eq(sched_create(&sched, backend, &opts, on_event, &seen, &e), 0, "%s", e.msg);
+    sched_request req = rig_request(prompt, PROMPT, TOKENS, 3);
+    req.tell_drafts = tell;
+    cr_assert_eq(sched_submit(sched, &req, &id, &e), 0, "%s", e.msg);
+    for (bool idle = false; !idle;)
+        cr_assert_eq(sched_step(sched, &idle, &e), 0, "%s", e.msg);
+    sched_get_stats(sched, stats);
+    sched_destroy(sched);
+    eng_backend_close(backend);
+    cr_assert(seen.ended);
+    cr_assert_eq(seen.n, TOKENS);
+    return seen;
+}
+
+Test(sched_drafts_life, drafts_are_told_in_order_and_replaced_and_never_after_the_end) {
+    static sched_stats stats;
+    for (uint32_t agreement = 0; agreement <= 100; agreement += 20) {
+        fake_opts fake = uneven(agreement % 40 ? KV_EXACT : KV_LAST);
+        fake.agreement = agreement;
+        story seen = tell_story(&fake, true, &stats);
+        cr_assert_eq(seen.n_told, stats.draft_tokens);
+        cr_assert_geq(seen.confirmed, stats.drafts_accepted);
+        cr_assert(agreement < 100 || seen.confirmed == seen.n_told);
+        cr_assert_eq(tell_story(&fake, false, &stats).n_told, 0);
+        cr_assert_gt(stats.draft_tokens, 0);
+    }
+}
