@@ -206,7 +206,7 @@ $(B)/jinja-render: $(B)/tests/folders/published/jinja_render.o $(B)/libfathom.a
 	$(Q)$(CC) $(CFLAGS_ALL) $(LINK_EXE) -o $@ $^ $(LIBS)
 
 # Planted bugs that the property tests must find: tests/mutants/run.sh.
-mutants: $(B)/libfathom.a $(B)/libtest.a $(B)/tests/mutants/traffic.o $(B)/tests/property/workload.o $(B)/tests/property/test_tenants.o $(B)/tests/property/plans.o $(B)/tests/property/test_plans.o
+mutants: $(B)/libfathom.a $(B)/libtest.a $(B)/tests/mutants/traffic.o $(B)/tests/property/workload.o $(B)/tests/property/test_tenants.o $(B)/tests/property/test_drafts.o $(B)/tests/unit/test_sched_drafts_life.o $(B)/tests/property/plans.o $(B)/tests/property/test_plans.o
 	@CC='$(CC)' CFLAGS='-std=c11 -D_GNU_SOURCE -O1 $(SYSROOT_CFLAGS)' LIBS='$(LIBS)' BUILD='$(B)' T='$(T)' tests/mutants/run.sh
 
 tsan:

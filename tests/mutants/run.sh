@@ -4,7 +4,7 @@
 #
 # The first line of a patch says what the bug is, the second what finds it: "traffic FLIGHTS..."
 # (random workloads with this many launches in flight, each number alone), "plans" (random plans
-# against the plain model) or the name of one property test. The files that a patch touches are compiled anew and linked before the library.
+# against the plain model) or the name of one test. The files that a patch touches are compiled anew and linked before the library.
 set -u
 cd "$(dirname "$0")/../.."
 [ -n "${BUILD:-}" ] || exec make -j"$(nproc)" --no-print-directory mutants
@@ -24,8 +24,8 @@ found_by() { # DIR FINDER OBJECT...: prints what found the mutant; false: nothin
         return 0
     fi
     if [[ $finder != traffic* ]]; then
-        link "$dir/tenants" "$@" "$BUILD/tests/property/test_tenants.o" || return 2
-        timeout 300 "$dir/tenants" --filter "$finder" >"$dir/log" 2>&1 && { echo "$finder passes"; return 1; }
+        link "$dir/tests" "$@" "$BUILD"/tests/{property/test_tenants,property/test_drafts,unit/test_sched_drafts_life}.o || return 2
+        FATHOM_SEED=1 timeout 300 "$dir/tests" --filter "$finder" >"$dir/log" 2>&1 && { echo "$finder passes"; return 1; }
         grep -aq 'Failing: [1-9]' "$dir/log" || { tail -5 "$dir/log"; return 1; }
         echo "$finder"
         return 0
