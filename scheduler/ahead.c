@@ -21,17 +21,20 @@
 /* Starting ahead hides the host's work between two launches. Its price: rows leaving the launch
  * that is out (into the coda, or as new tokens from it) are known too late to join the next one, so
  * their share of the pool idles for one launch. A launch whose rows have all halted is over at
- * once, so a sequence alone always goes ahead. From a prelude no row leaves. A
- * batch that stays whole would come apart if a loop started before the tokens of its coda. */
+ * once, so a sequence alone always goes ahead. From a prelude no row leaves. A sequence that will
+ * draft after the launch that is out would begin its next position a loop late. A batch that stays
+ * whole would come apart if a loop started before the tokens of its coda. */
 bool sched__ahead_pays(const scheduler *sched, const flight *out) {
     if (sched->ahead.rule != AHEAD_BY_COST) return sched->ahead.rule == AHEAD_ALWAYS;
     if (out->stage == ENG_STAGE_PRELUDE) return true;
     if (sched->rules.batch_stays_whole) return out->stage == ENG_STAGE_RECURRENT;
     double live = sched->n_looping_live, n_rows = live + sched->n_looping_tail, leaving, share;
+    if (n_rows > sched->max_rows) n_rows = sched->max_rows;
+    double loop_ns = sched__fit_ns(&sched->cost.stage[ENG_STAGE_RECURRENT], n_rows);
     if (live == 0) return false; /* nothing to start */
+    if (sched__part_to_draft(sched, out) * loop_ns > sched->ahead.host_ns[out->stage]) return false;
     /* A launch ahead would hold only part of the rows. */
     if (sched->rules.collapses && out->n_may_halt > 0) return false;
-    if (n_rows > sched->max_rows) n_rows = sched->max_rows;
     if (out->stage == ENG_STAGE_CODA) {
         leaving = out->n_heads;
         share = leaving / (leaving + live);
@@ -40,7 +43,6 @@ bool sched__ahead_pays(const scheduler *sched, const flight *out) {
         share = leaving < live ? leaving / live : 1;
         share *= 1 - pow(share, live - 1); /* not all the others left too */
     }
-    double loop_ns = sched__fit_ns(&sched->cost.stage[ENG_STAGE_RECURRENT], n_rows);
     return sched->ahead.host_ns[out->stage] >= share * loop_ns;
 }
 

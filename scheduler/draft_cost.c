@@ -182,6 +182,13 @@ static void choose_checks(const cost_model *cost, const draft_load *load, const 
     }
 }
 
+/* In full launches rows would wait, and draft later than they should. */
+static bool has_places(const draft_load *load, const estimates *now, const draft_choice *choice) {
+    draft_pace pace = pace_of(now, 0, load->depth, choice);
+    double rows = load->sequences * pace.rows / pace.period + load->other_rows;
+    return load->max_rows == 0 || rows <= load->max_rows;
+}
+
 bool sched__check_is_due(const draft_choice *choice, uint32_t drawn, uint32_t now) {
     for (uint32_t i = drawn + 1; i <= now; i++) {
         if (choice->checks[i / 64] >> i % 64 & 1) return true;
@@ -201,6 +208,7 @@ void sched__choose_draft(const cost_model *cost, const draft_model *drafts, cons
         uint32_t n = needed(load->depth, i);
         if (loops ? i != loops : n > most) continue;
         draft_choice choice = {.loops = (uint16_t)i, .most = (uint16_t)smaller(n, most)};
+        if (loops == 0 && !has_places(load, &now, &choice)) continue;
         choose_checks(cost, load, &now, &choice);
         double ns = token_ns(cost, load, &now, hope(&now, i), &choice);
         if (ns < best_ns) best_ns = ns, *out = choice;

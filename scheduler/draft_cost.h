@@ -34,6 +34,7 @@ typedef struct {
     double depth;       /* loops of a position */
     bool in_step;       /* every position runs `depth` loops */
     uint32_t max_loops; /* most that any position runs */
+    uint32_t max_rows;  /* of a launch; 0 = no limit */
 } draft_load;
 
 /* Expected ns for one token of all sequences together, if each drafts in this way. */

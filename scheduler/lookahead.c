@@ -21,7 +21,8 @@ static draft_load load_of(const scheduler *sched) {
                         .other_rows = others > 0 ? others : 0,
                         .depth = depth,
                         .in_step = runs_all,
-                        .max_loops = opts->default_max_loops};
+                        .max_loops = opts->default_max_loops,
+                        .max_rows = sched->max_rows};
 }
 
 static void choose(const scheduler *sched, const draft_load *load, draft_choice *out) {
@@ -210,6 +211,21 @@ uint32_t sched__held_up(const scheduler *sched) {
         if (!runs_ahead(sched, coh->owner)) n += coh->n_coda;
     }
     return n;
+}
+
+/* A row of a recurrent launch counts as if it went on. */
+static bool drafts_after(const scheduler *sched, const flight *out, const picked *pick) {
+    const cohort *coh = pick->cohort;
+    if (coh == NULL) return false;
+    return out->stage == ENG_STAGE_CODA ? pick->draft && leads(coh) : may_draft(sched, coh);
+}
+
+/* On trial, the one that drafts must do so after the loops that are on trial. */
+double sched__part_to_draft(const scheduler *sched, const flight *out) {
+    uint32_t n = 0, all = sched->draft_now.trial ? 1 : sched__leading(sched);
+    for (uint32_t i = 0; i < out->n_picks && sched->draft_now.loops > 0; i++)
+        n += drafts_after(sched, out, &out->picks[i]);
+    return n == 0 ? 0 : n < all ? (double)n / all : 1;
 }
 
 uint32_t sched__leading(const scheduler *sched) {

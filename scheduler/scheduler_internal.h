@@ -463,6 +463,8 @@ void sched__want_look_up(scheduler *sched, sequence *seq, bool wants);
  * loop on. */
 uint32_t sched__held_up(const scheduler *sched);
 uint32_t sched__leading(const scheduler *sched);
+/* The part of leading rows that will draft, or begin a draft, when `out` is settled. */
+double sched__part_to_draft(const scheduler *sched, const flight *out);
 
 /* ---- draft.c ---- */
 

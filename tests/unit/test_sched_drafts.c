@@ -125,3 +125,17 @@ Test(sched_drafts, a_text_of_few_words_is_looked_up_in_vain_and_loses_little) {
         cr_expect_gt(got, 0.92, "%u sequences: %.2f", sizes[i], got);
     }
 }
+
+/* A loop launched before the draft is known would run the position in front alone. */
+Test(sched_drafts, a_device_that_takes_two_launches_gains_as_much) {
+    static const uint32_t sizes[] = {1, 8};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        fake_opts fake = eight_loops(95);
+        measured one, two;
+        measure(&fake, SCHED_DRAFTS_AUTO, sizes[i], &one);
+        fake.max_flights = 2;
+        measure(&fake, SCHED_DRAFTS_AUTO, sizes[i], &two);
+        cr_expect_lt(two.us, 1.1 * one.us, "%u sequences: %.2f us, with one launch %.2f", sizes[i],
+                     two.us, one.us);
+    }
+}
