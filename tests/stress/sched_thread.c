@@ -90,6 +90,7 @@ static int submit_one(sched_thread *thread, open_stream *stream) {
     for (uint32_t i = 0; i < n; i++)
         prompt[i] = pick(64);
     sched_request req = {.prompt = prompt, .n_prompt = n, .max_tokens = 1 + pick(20)};
+    req.tell_drafts = pick(2);
     req.sampling =
         (eng_sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = pick(1000)};
     err e = {0};
@@ -148,14 +149,17 @@ static bool holds_launches(const sched_thread *thread, uint64_t last) {
 }
 
 /* The loop: keeps OPEN requests going, cancels one in five, now and then forgets to poll. */
-static int traffic(uint32_t max_flights) {
+static int traffic(uint32_t max_flights, uint32_t drafts) {
     fake_opts opts;
     fake_opts_default(&opts);
     opts.max_flights = max_flights;
+    opts.agreement = 80;
     opts.n_slots = 1 << 13; /* small: preemptions too */
     sched_opts limits;
     sched_opts_default(&limits);
     limits.max_running = 16;
+    limits.drafts = drafts;
+    limits.draft_loops = drafts > 0;
     limits.max_queue = 24; /* fewer than OPEN: some are refused */
     sched_thread *thread;
     err e = {0};
@@ -208,8 +212,13 @@ static int traffic(uint32_t max_flights) {
     if (!comes_to_rest(thread, stats)) return die("the statistics do not end at rest");
     if (stats->pages_free + stats->pages_cached != stats->pages) return die("pages are missing");
     if (!heart_beats(thread)) return die("no heartbeat");
-    printf("%u requests, %u cancelled, %u times busy, %llu preemptions, %u rings\n", ended,
-           cancelled, busy, (unsigned long long)stats->preemptions, atomic_load(&rings));
+    if (drafts > 0 && (stats->drafts_accepted == 0 || stats->drafts_withdrawn == 0))
+        return die("no draft was kept, or none withdrawn");
+    printf(
+        "%u requests, %u cancelled, %u times busy, %llu preemptions, %u rings, %llu drafts, %llu "
+        "kept\n",
+        ended, cancelled, busy, (unsigned long long)stats->preemptions, atomic_load(&rings),
+        (unsigned long long)stats->draft_tokens, (unsigned long long)stats->drafts_accepted);
     free(stats);
     sched_thread_stop(thread);
     return 0;
@@ -280,8 +289,10 @@ static int stop_anywhere(void) {
         fake_opts opts;
         fake_opts_default(&opts);
         opts.max_flights = 1 + (uint32_t)round % 2;
+        opts.agreement = 80;
         sched_opts so;
         sched_opts_default(&so);
+        so.drafts = (uint32_t)round % 3 * 4;
         sched_thread *thread;
         err e = {0};
         if (sched_thread_start(&thread, backend(&opts), &so, on_notify, NULL, &e) != 0)
@@ -302,5 +313,6 @@ static int stop_anywhere(void) {
 
 int main(void) {
     log_set_level(LOG_ALERT);
-    return traffic(1) || traffic(2) || slow_loop() || device_failure() || stop_anywhere();
+    return traffic(1, 0) || traffic(2, 0) || traffic(1, 4) || traffic(2, 8) || slow_loop() ||
+           device_failure() || stop_anywhere();
 }
