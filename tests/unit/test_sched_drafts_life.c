@@ -1,7 +1,6 @@
 /* test_sched_drafts_life.c - the life of drafts: told, kept, drawn anew, withdrawn; and their ends
  * with the sequence. Every answer is that of the request alone. */
 #include "tests/lib/fake_answer.h"
-#include "tests/lib/fake_form.h"
 #include "tests/lib/sched_rig.h"
 #include "tests/lib/testlib.h"
 
@@ -345,5 +344,100 @@ Test(sched_drafts_life, drafts_are_told_in_order_and_replaced_and_never_after_th
         cr_assert(agreement < 100 || seen.confirmed == seen.n_told);
         cr_assert_eq(tell_story(&fake, false, &stats).n_told, 0);
         cr_assert_gt(stats.draft_tokens, 0);
+    }
+}
+
+/* ---- faults, taps ---- */
+
+/* The launch of the NaN may hold the last coda of a position: then the sequence fails there. */
+Test(sched_drafts_life, a_draft_of_logits_that_are_no_numbers_is_none) {
+    uint32_t whole = 0, failed = 0;
+    for (uint64_t at = 2; at < 80; at++) {
+        fake_opts fake = uneven(at % 2 ? KV_EXACT : KV_LAST);
+        fake_answer want;
+        eng_sampler *sampler;
+        err e = {0};
+        sched_opts opts = drafting(fake.policy, MOST);
+        fake.nan_at = at;
+        sched_rig rig = rig_open(&fake, &opts);
+        sent one;
+        send(&rig, &one, at);
+        rig_finish(&rig);
+        cr_assert_eq(eng_sampler_create(&sampler, fake.vocab, &e), 0, "%s", e.msg);
+        fake_answer_find(&fake, &one.req, sampler, &want);
+        eng_sampler_destroy(sampler);
+        const rig_out *out = &rig.out[one.id];
+        cr_assert_arr_eq(out->tokens, want.tokens, out->n * sizeof *out->tokens);
+        whole += out->end.finish == SCHED_LENGTH && out->n == TOKENS;
+        failed += out->end.finish == SCHED_FAILED && out->end.why == ERR_NUMERIC;
+        rig_close(&rig);
+    }
+    cr_assert_eq(whole + failed, 78);
+    cr_assert(whole > 10 && failed > 10, "%u whole, %u failed", whole, failed);
+}
+
+Test(sched_drafts_life, a_failed_device_ends_sequences_with_their_drafts) {
+    for (uint64_t at = 1; at < 120; at++) {
+        fake_opts fake = uneven(KV_EXACT);
+        fake.fail_at = at;
+        fake.max_flights = 1 + (uint32_t)(at % 2);
+        sched_opts opts = drafting(KV_EXACT, MOST);
+        sched_rig rig = rig_open(&fake, &opts);
+        sent all[2];
+        for (uint32_t i = 0; i < 2; i++)
+            send(&rig, &all[i], i);
+        err e = {0};
+        bool idle = false;
+        while (sched_step(rig.sched, &idle, &e) == 0)
+            cr_assert(!idle);
+        cr_assert_eq(e.code, ERR_DEVICE);
+        cr_assert_eq(rig.sched->n_draft_rows + rig.sched->n_to_draft, 0);
+        for (uint32_t i = 0; i < 2; i++)
+            cr_assert_eq(rig.out[all[i].id].end.why, ERR_DEVICE);
+        rig_close(&rig);
+    }
+}
+
+typedef struct {
+    uint32_t n;
+    uint64_t hash;
+} taps;
+
+static void on_tap(void *ud, uint64_t id, uint32_t pos, uint16_t depth, const float *logits) {
+    taps *seen = ud;
+    (void)id;
+    cr_assert_eq(pos, seen->n++);
+    cr_assert_not_null(logits);
+    seen->hash = seen->hash * 31 + depth;
+    for (int i = 0; i < 64; i++) {
+        uint32_t bits;
+        memcpy(&bits, &logits[i], sizeof bits);
+        seen->hash = (seen->hash ^ bits) * 0x9e3779b97f4a7c15u;
+    }
+}
+
+static taps tapped(const fake_opts *fake, uint32_t drafts) {
+    sched_opts opts = drafting(fake->policy, drafts);
+    sched_rig rig = rig_open(fake, &opts);
+    uint32_t prompt[PROMPT];
+    taps seen = {0};
+    sched_request req = rig_request(prompt, PROMPT, TOKENS, 5);
+    req.tap = on_tap;
+    req.tap_logits = true;
+    req.ud = &seen;
+    (void)rig_submit(&rig, &req);
+    rig_finish(&rig);
+    cr_assert(drafts == 0 || rig_stats(&rig)->drafts_withdrawn > 0);
+    rig_close(&rig);
+    return seen;
+}
+
+Test(sched_drafts_life, a_tap_sees_each_position_once_and_no_draft) {
+    for (int policy = 0; policy < 2; policy++) {
+        fake_opts fake = uneven((kv_policy)policy);
+        taps with = tapped(&fake, MOST), without = tapped(&fake, 0);
+        cr_assert_eq(with.n, PROMPT + TOKENS - 1);
+        cr_assert_eq(with.n, without.n);
+        cr_assert_eq(with.hash, without.hash);
     }
 }
