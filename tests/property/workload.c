@@ -48,7 +48,7 @@ typedef struct {
     uint32_t weights[TENANTS];
     work_item items[WORK_MAX];
     uint32_t n;
-    uint64_t mood; /* draws, at each step, whether to go ahead; 0 = always */
+    uint64_t mood; /* draws, at each step, whether to go ahead, or by cost; 0 = always */
     uint64_t lag;  /* draws, at each step, which masks are made; 0 = each at once */
     kv_feed *feed;
     feed_reader reader;
@@ -359,6 +359,11 @@ static const char *read_feed(work *load, const scheduler *sched) {
     return feed_reader_compare(&load->reader, load->feed, sched);
 }
 
+static ahead_rule draw_ahead(work *load) {
+    uint32_t mood = load->mood ? draw(&load->mood, 0, 99) : 99;
+    return mood < 30 ? AHEAD_NEVER : mood < 50 ? AHEAD_BY_COST : AHEAD_ALWAYS;
+}
+
 static bool drive(work *load, scheduler *sched, work_report *report) {
     uint64_t limit = step_limit(load);
     for (uint64_t step = 0; !load->bad; step++) {
@@ -373,8 +378,7 @@ static bool drive(work *load, scheduler *sched, work_report *report) {
         err e = {0};
         if (!open && sched->n_out == 0) break;
         if (load->lag) make_masks(load, sched);
-        bool behind = load->mood && chance(&load->mood, 30);
-        sched->ahead.rule = behind ? AHEAD_NEVER : AHEAD_ALWAYS;
+        sched->ahead.rule = draw_ahead(load);
         if (sched_step(sched, &idle, &e) != 0)
             return fail(load, "step %llu: %s", (unsigned long long)step, e.msg), false;
         const char *fault = read_feed(load, sched);
