@@ -25,9 +25,9 @@ static void print_row(void *ud, const eng_kernel_time *kernel) {
                kernel->gbytes / kernel->seconds, kernel->gflop / kernel->seconds, kernel->percent,
                kernel->percent_cpu, kernel->bound ? kernel->bound : "");
     } else {
-        printf("%-18s %-5s %7u %5u %8u %9.1f %9.1f", kernel->what, kernel->dtype, kernel->threads,
-               kernel->rows, kernel->context, kernel->gbytes / kernel->seconds,
-               kernel->gflop / kernel->seconds);
+        printf("%-18s %-5s %7u %5u %8u %9.1f %9.1f %9.1f", kernel->what, kernel->dtype,
+               kernel->threads, kernel->rows, kernel->context, kernel->seconds * 1e6,
+               kernel->gbytes / kernel->seconds, kernel->gflop / kernel->seconds);
         if (kernel->bound)
             printf("  %5.1f  %5.1f %s", kernel->percent, kernel->percent_cpu, kernel->bound);
         printf("\n");
@@ -57,8 +57,9 @@ int cmd_bench_kernels(opt_args *args) {
          "format of large matrices in memory (default auto: as stored)", 0, 0, false},
         {"--what", OPT_TEXT, &only, "NAME",
          "measure one of: probe, gemm, attention, feed-forward, recurrent step, recurrent prompt, "
-         "coda and head, forms (the two ways to compute a prompt's attention) (default: all but "
-         "forms)",
+         "coda and head, forms (the two ways to compute a prompt's attention), sampler (a choice "
+         "of "
+         "a token; context is the vocabulary) (default: all but forms and sampler)",
          0, 0, false},
         {"--rows", OPT_UINT, &rows, "N",
          "measure one number of rows only: 1, 8, 32 or 128; with --what forms: 128, 256 or 512 "
@@ -84,9 +85,10 @@ int cmd_bench_kernels(opt_args *args) {
     const char *chosen = "";
     if (printer.json) printf("{\"runs\":[");
     else
-        printf("%-18s %-5s %7s %5s %8s %9s %9s %6s %6s\n", "what", "dtype", "threads", "rows",
-               "context", "GB/s", "GFLOP/s", "%", "% cpu");
-    rc = eng_cpu_bench(folder, &opts, only, (uint32_t)rows, &chosen, print_row, &printer, &e);
+        printf("%-18s %-5s %7s %5s %8s %9s %9s %9s %6s %6s\n", "what", "dtype", "threads", "rows",
+               "context", "us", "GB/s", "GFLOP/s", "%", "% cpu");
+    if (only && strcmp(only, "sampler") == 0) rc = eng_sampler_bench(print_row, &printer, &e);
+    else rc = eng_cpu_bench(folder, &opts, only, (uint32_t)rows, &chosen, print_row, &printer, &e);
     if (printer.json) {
         buf name = {0};
         buf_json_string(&name, model ? model : "", model ? strlen(model) : 0);
@@ -97,7 +99,8 @@ int cmd_bench_kernels(opt_args *args) {
     } else {
         buf words = {0};
         if (folder) describe_plan(&words, plan, plan->exit, plan->exit_threshold);
-        printf("kernels: %s\n%s%s", chosen, words.data ? words.data : "", folder ? "\n" : "");
+        if (chosen[0]) printf("kernels: %s\n", chosen);
+        printf("%s%s", words.data ? words.data : "", folder ? "\n" : "");
         buf_deinit(&words);
     }
     model_close(folder);

@@ -1,4 +1,4 @@
-/* kernel_bench.h - measures the CPU kernels against the limits of the machine. */
+/* kernel_bench.h - measures the CPU kernels against the limits of the machine, and the sampler. */
 #ifndef FATHOM_KERNEL_BENCH_H
 #define FATHOM_KERNEL_BENCH_H
 
@@ -24,5 +24,8 @@ typedef void (*eng_kernel_sink)(void *ud, const eng_kernel_time *time);
 int eng_cpu_bench(const model_folder *model, const eng_backend_opts *opts, const char *only,
                   uint32_t rows, const char **kernels, eng_kernel_sink sink, void *ud,
                   err *e) WARN_UNUSED;
+/* Measures eng_sample on one thread: greedily, drawing, and with filters. Of a time, `context` is
+ * the vocabulary and `seconds` processor time; there is no bound. Takes some seconds. */
+int eng_sampler_bench(eng_kernel_sink sink, void *ud, err *e) WARN_UNUSED;
 
 #endif

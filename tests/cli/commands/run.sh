@@ -185,6 +185,8 @@ ends 0 "" $fathom generate $nanbeige --ids 1 --loops 2 --max-tokens 2
 ends 2 "a fixed number of loops and has no threshold" $fathom generate $ouro --ids 1 --exit-rule fixed --exit-threshold 1
 ends 0 "" $fathom bench kernels --model "$dir/ouro" --what feed-forward --rows 1
 grep -q '^feed-forward ' "$dir/out" && grep -q '^ouro, 3 core layers' "$dir/out" || fail "bench kernels on an Ouro: $(cat "$dir/out")"
+ends 0 "" $fathom bench kernels --what sampler --json
+[ "$(grep -c '"what":"sampler ' "$dir/out")" = 20 ] || fail "bench kernels on the sampler: $(cat "$dir/out")"
 ends 0 "ouro, 3 core layers, exit by hazard at 0.5" $fathom generate $ouro --ids '1 2 3' --max-tokens 8 --show-depth
 ends 0 "a fixed number of loops" $fathom generate $ouro --ids '1 2 3' --max-tokens 3 --exit-rule fixed --show-depth
 grep -q 'depths: 4,4,4' "$dir/out" || fail "the rule fixed ran other loops: $(cat "$dir/out")"
