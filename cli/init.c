@@ -127,7 +127,7 @@ int cmd_init(opt_args *args) {
          0, PLAN_MAX_LOOPS, false},
         {"--agreement", OPT_REAL, &agreement, "P",
          "part of tokens, up to 1, that loop 1 and the last loop name alike, drawn with the same "
-         "random number at temperature 1, as drafts are: later loops then change little, and "
+         "random numbers at temperature 1, as drafts are: later loops then change little, and "
          "logits are as peaked as a trained model's. Found on smaller models in about a minute; "
          "'fathom compare --made-up' measures it (default: usual weights, which hardly agree)",
          0.01, 1, false},

@@ -251,6 +251,13 @@ RM_FN float rm_add(float left, float right) {
     return left + right;
 #endif
 }
+RM_FN float rm_div(float left, float right) {
+#if defined(__CUDA_ARCH__)
+    return __fdiv_rn(left, right);
+#else
+    return left / right;
+#endif
+}
 
 #define RM_GREEDY_BELOW 1e-5f    /* temperatures */
 #define RM_EXP_LEAST (-87.3f)    /* below it e^x is taken as 0 */
@@ -316,6 +323,63 @@ RM_FN uint64_t rm_philox(uint64_t seed, uint64_t index) {
 /* A number in [0, 1) from 53 random bits. */
 RM_FN double rm_uniform(uint64_t seed, uint64_t index) {
     return (double)(rm_philox(seed, index) >> 11) * 0x1p-53;
+}
+
+/* ---- the race ----
+ * A draw is a race: each token of weight w waits E, exponential with mean 1, and arrives at E / w.
+ * The first to arrive is picked, so with probability w / (sum of weights). A token's wait depends
+ * on the draw and the token alone, not on other tokens' weights. So two distributions, p and q,
+ * drawn with the same numbers, give the same token at least as often as (1 - d) / (1 + d), where d
+ * is half the sum of |p - q|; the best possible is 1 - d. */
+
+/* 32 random bits of a token in a draw. All bits of draw = rm_philox(seed, index) enter, so draws
+ * are independent. For one draw the function is one to one, so no two tokens have the same bits.
+ * Three multiplications suffice: pairs of ids, near or far, give independent bits over many draws
+ * (tests/unit/test_race.c); after two, neighbours do not. */
+RM_FN uint32_t rm_race_bits(uint64_t draw, uint32_t id) {
+    uint32_t bits = (id * 0x9e3779b1u) ^ (uint32_t)(draw >> 32);
+    bits = (bits ^ bits >> 16) * 0x7feb352du ^ (uint32_t)draw;
+    bits = (bits ^ bits >> 15) * 0x846ca68bu;
+    return bits ^ bits >> 16;
+}
+
+#define RM_LN2 0.693147181f
+
+/* The wait E = -ln u for u = 1 - (bits + 1/2) / 2^32, within 2^-22 of itself (2.3e-7, over all
+ * bits). Short waits decide among many tokens; they come from small bits, where nothing is rounded
+ * away. */
+RM_FN float rm_race_wait(uint32_t bits) {
+    uint32_t upper = bits >> 31;
+    float halvings = 0.0f, share = (float)(int32_t)(upper ? ~bits : bits);
+    share = rm_mul(rm_add(share, 0.5f), 0x1p-32f); /* u if upper, else 1 - u; at most 1/2 */
+    if (upper) {                                   /* u = 2^-halvings part, part in [1/2, 1) */
+        uint32_t word = rm_bits_of(share);
+        halvings = (float)(int32_t)(126u - (word >> 23));
+        share = rm_add(1.0f, -rm_float_of((word & 0x007fffffu) | 0x3f000000u));
+    }
+    float poly = rm_add(rm_mul(1.44111419f, share), -1.69582331f); /* -ln(1 - share) / share */
+    poly = rm_add(rm_mul(poly, share), 1.25767779f);
+    poly = rm_add(rm_mul(poly, share), -0.203541711f);
+    poly = rm_add(rm_mul(poly, share), 0.269613206f);
+    poly = rm_add(rm_mul(poly, share), 0.242805049f);
+    poly = rm_add(rm_mul(poly, share), 0.333700627f);
+    poly = rm_add(rm_mul(poly, share), 0.499992847f);
+    poly = rm_add(rm_mul(poly, share), 1.0f);
+    return rm_add(rm_mul(halvings, RM_LN2), rm_mul(poly, share));
+}
+
+/* When a token of weight > 0 arrives; the first wins, of equals the lower id. */
+RM_FN float rm_race_time(uint32_t bits, float weight) {
+    return rm_div(rm_race_wait(bits), weight);
+}
+
+#define RM_RACE_SLACK 1.0001f /* more than all errors of a time */
+
+/* False if a token cannot arrive by `best`, with neither logarithm nor division: E is at least
+ * 1 - u. Weight 0 may give true. v_race_may_win in sampler_internal.h does the same for 16. */
+RM_FN uint32_t rm_race_may_win(uint32_t bits, float weight, float best) {
+    float least = rm_mul((float)(int32_t)(bits >> 1), 0x1p-31f);
+    return least <= rm_mul(rm_mul(best, RM_RACE_SLACK), weight);
 }
 
 /* ---- seeded states ---- */

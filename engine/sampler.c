@@ -2,9 +2,9 @@
  *
  * The order is that of vLLM: penalties, bias and mask, temperature, min-p, top-k, top-p. Filters
  * shrink a list of candidate ids in rising order. So among equal logits the higher ids are cut
- * first, and the draw is a walk down the list. There is no sort: the cut is found digit by digit on
- * the bits of the logits, 2048 buckets at a time. A device may sample too (engine/cuda/sample.cu)
- * and must pick the same token, so weights come from rowmath.h. */
+ * first. There is no sort: the cut is found digit by digit on the bits of the logits, 2048 buckets
+ * at a time. The candidates then race (rowmath.h). A device may sample too (engine/cuda/sample.cu)
+ * and must pick the same token, so weights and arrival times come from rowmath.h. */
 #include "base/size.h"
 #include "engine/sampler_internal.h"
 
@@ -21,7 +21,6 @@ struct eng_sampler {
     uint32_t *seen;  /* [vocab] epoch of the last call that met the token */
     uint32_t *count; /* [vocab] times in the output; valid where seen[] is this epoch */
     double *bucket;  /* [BUCKETS] */
-    double *block;   /* [vocab / BLOCK, rounded up] sums of `weight` */
 };
 
 int eng_sampler_create(eng_sampler **out, uint32_t vocab_size, err *e) {
@@ -35,9 +34,8 @@ int eng_sampler_create(eng_sampler **out, uint32_t vocab_size, err *e) {
     sampler->seen = array_new(vocab_size, sizeof *sampler->seen);
     sampler->count = array_new(vocab_size, sizeof *sampler->count);
     sampler->bucket = array_new(BUCKETS, sizeof *sampler->bucket);
-    sampler->block = array_new(vocab_size / BLOCK + 1, sizeof *sampler->block);
-    if (!sampler->block || !sampler->adjusted || !sampler->weight || !sampler->ids ||
-        !sampler->seen || !sampler->count || !sampler->bucket)
+    if (!sampler->adjusted || !sampler->weight || !sampler->ids || !sampler->seen ||
+        !sampler->count || !sampler->bucket)
         goto fail;
     *out = sampler;
     return 0;
@@ -54,7 +52,6 @@ void eng_sampler_destroy(eng_sampler *sampler) {
     free(sampler->seen);
     free(sampler->count);
     free(sampler->bucket);
-    free(sampler->block);
     free(sampler);
 }
 
@@ -170,23 +167,21 @@ static double mass_of(const eng_sampler *sampler, size_t n) {
     return sum;
 }
 
-/* Computes the weights, their sums per block, and the total. Sums of weights are exact (rowmath.h).
- * To stay exact in floats a block sums multiples of 2^-17 and the remainders separately. */
-PER_CPU static double weigh(const float *logits, float *weights, double *block, size_t n, float max,
-                            float scale) {
+/* Computes the weights and returns their sum. Sums of weights are exact (rowmath.h). To stay exact
+ * in floats a block sums multiples of 2^-17 and the remainders separately. */
+PER_CPU static double weigh(const float *logits, float *weights, size_t n, float max, float scale) {
     const v16f coarse = v_all(64.0f); /* floats near 64 are 2^-17 apart */
     double total = 0;
-    for (size_t i = 0; i < n; block++) {
+    for (size_t i = 0; i < n;) {
         v16f high = v_all(0), low = high;
         for (size_t end = i + BLOCK < n ? i + BLOCK : n; i < end; i += 16) {
             v16f weight = v_weight(v_load(logits + i, n - i), max, scale),
                  coarse_part = (weight + coarse) - coarse;
-            memcpy(weights + i, &weight, (n - i < 16 ? n - i : 16) * sizeof *weights);
+            v_store(weights + i, weight, n - i);
             high += coarse_part;
             low += weight - coarse_part;
         }
-        *block = v_sum_lanes(high) + v_sum_lanes(low);
-        total += *block;
+        total += v_sum_lanes(high) + v_sum_lanes(low);
     }
     return total;
 }
@@ -239,50 +234,60 @@ static size_t select_candidates(eng_sampler *sampler, const eng_sampling *params
     return params->top_k > 0 && params->top_k < n ? keep_best(sampler, n, params->top_k, false) : n;
 }
 
-/* The token at which the sum of weights passes `goal`, over the whole vocabulary. */
-static uint32_t draw_from_all(const eng_sampler *sampler, double goal) {
-    uint32_t first = 0, last = UINT32_MAX;
-    for (const double *block = sampler->block; first + BLOCK < sampler->vocab && goal >= *block;
-         block++) {
-        goal -= *block;
-        first += BLOCK;
+/* ---- the race ---- */
+
+typedef struct {
+    float best; /* arrival of `token` */
+    uint32_t token;
+} race;
+
+/* Ids come rising, so of equal arrivals the lower id stays. */
+INLINE void enter(race *run, uint32_t id, uint32_t bits, float weight) {
+    if (weight <= 0 || !rm_race_may_win(bits, weight, run->best)) return;
+    float time = rm_race_time(bits, weight);
+    if (time < run->best) *run = (race){time, id};
+}
+
+/* Over the whole vocabulary. Few of the 16 tokens of a step hold one that may win, so nothing but
+ * their weights and bits is computed. */
+PER_CPU static uint32_t race_all(const float *logits, uint32_t n, float max, float scale,
+                                 uint64_t number) {
+    race run = {FLT_MAX, UINT32_MAX};
+    v16u ids = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    for (uint32_t i = 0; i < n; i += 16, ids += 16) {
+        v16f weights = v_weight(v_load(logits + i, n - i), max, scale);
+        v16u bits = v_race_bits(number, ids);
+        if (!v_any(v_race_may_win(bits, weights, run.best))) continue;
+        for (uint32_t lane = 0; lane < 16; lane++)
+            enter(&run, i + lane, bits[lane], weights[lane]);
     }
-    for (uint32_t i = first; i < sampler->vocab; i++) {
-        if (sampler->weight[i] <= 0) continue;
-        last = i;
-        goal -= (double)sampler->weight[i];
-        if (goal < 0) break;
+    return run.token;
+}
+
+/* Among the n candidates. */
+static uint32_t race_listed(const eng_sampler *sampler, size_t n, uint64_t number) {
+    race run = {FLT_MAX, UINT32_MAX};
+    for (size_t i = 0; i < n; i++) {
+        uint32_t id = sampler->ids[i];
+        enter(&run, id, rm_race_bits(number, id), sampler->weight[id]);
     }
-    /* Rounding may leave a rest at the end: take the last token with a weight. */
-    for (uint32_t i = first; last == UINT32_MAX && i-- > 0;) {
-        if (sampler->weight[i] > 0) last = i;
-    }
-    return last;
+    return run.token;
 }
 
 static uint32_t draw(eng_sampler *sampler, const eng_sampling *params, float max, uint64_t index) {
-    double uniform = rm_uniform(params->seed, index);
-    double total = weigh(sampler->adjusted, sampler->weight, sampler->block, sampler->vocab, max,
-                         1.0f / params->temperature);
-    if (params->top_k == 0 && params->top_p >= 1.0f && params->min_p <= 0)
-        return draw_from_all(sampler, uniform * total);
+    uint64_t number = rm_philox(params->seed, index);
+    float scale = 1.0f / params->temperature;
+    bool whole = params->min_p <= 0 && params->top_k == 0;
+    if (whole && params->top_p >= 1.0f)
+        return race_all(sampler->adjusted, sampler->vocab, max, scale, number);
+    double total = weigh(sampler->adjusted, sampler->weight, sampler->vocab, max, scale);
     size_t n = select_candidates(sampler, params, total);
-    double mass = mass_of(sampler, n);
     if (params->top_p < 1.0f) {
         /* Without min-p and top-k, top_p counts the whole vocabulary, with the dropped tail. */
-        bool whole = params->min_p <= 0 && params->top_k == 0;
-        n = keep_best(sampler, n, (double)params->top_p * (whole ? total : mass), true);
-        mass = mass_of(sampler, n);
+        double mass = whole ? total : mass_of(sampler, n);
+        n = keep_best(sampler, n, (double)params->top_p * mass, true);
     }
-    double goal = uniform * mass;
-    uint32_t last = sampler->ids[0];
-    for (size_t i = 0; i < n; i++) {
-        if (sampler->weight[sampler->ids[i]] <= 0) continue; /* in the top k with weight 0 */
-        last = sampler->ids[i];
-        goal -= (double)sampler->weight[last];
-        if (goal < 0) break;
-    }
-    return last;
+    return race_listed(sampler, n, number);
 }
 
 bool eng_sampling_is_plain(const eng_sampling *params) {

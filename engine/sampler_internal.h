@@ -15,6 +15,7 @@
 
 typedef float v16f __attribute__((vector_size(64)));
 typedef int32_t v16i __attribute__((vector_size(64)));
+typedef uint32_t v16u __attribute__((vector_size(64)));
 typedef uint64_t v8u __attribute__((vector_size(64)));
 
 /* Sanitizers start after the loader resolves clones, so their builds use none. */
@@ -27,10 +28,9 @@ typedef uint64_t v8u __attribute__((vector_size(64)));
  * (-Wno-psabi). */
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE v16f v_all(float value) {
-    return (v16f){value, value, value, value, value, value, value, value,
-                  value, value, value, value, value, value, value, value};
-}
+/* 16 equal values; a subtraction of 0 changes no bit. Not a function: gcc would take its result
+ * apart before it knows a clone's instruction set, and write 16 moves for one broadcast. */
+#define v_all(value) ((float)(value) - (v16f){0})
 
 INLINE v16f v_select(v16i mask, v16f yes, v16f no) {
     return (v16f)((mask & (v16i)yes) | (~mask & (v16i)no));
@@ -72,6 +72,11 @@ INLINE v16f v_load(const float *from, size_t n) {
     return values;
 }
 
+INLINE void v_store(float *to, v16f values, size_t n) {
+    if (n >= 16) memcpy(to, &values, sizeof values);
+    else memcpy(to, &values, n * sizeof *to);
+}
+
 /* rm_exp_down of 16 values, with the same steps: the bits must be equal. */
 INLINE v16f v_exp(v16f x) {
     const v16f round = v_all(RM_EXP_ROUND);
@@ -97,6 +102,20 @@ INLINE v16f v_weight(v16f logits, float max, float scale) {
     const v16f fine = v_all(RM_WEIGHT_FINE);
     v16f weight = v_exp((logits - v_all(max)) * v_all(scale));
     return v_select((v16i)(weight < fine), (weight + fine) - fine, weight);
+}
+
+/* rm_race_bits of 16 ids. */
+INLINE v16u v_race_bits(uint64_t draw, v16u ids) {
+    v16u bits = (ids * 0x9e3779b1u) ^ (uint32_t)(draw >> 32);
+    bits = ((bits ^ (bits >> 16)) * 0x7feb352du) ^ (uint32_t)draw;
+    bits = (bits ^ (bits >> 15)) * 0x846ca68bu;
+    return bits ^ (bits >> 16);
+}
+
+/* rm_race_may_win of 16 tokens. */
+INLINE v16i v_race_may_win(v16u bits, v16f weights, float best) {
+    v16f least = __builtin_convertvector((v16i)(bits >> 1), v16f) * v_all(0x1p-31f);
+    return (v16i)(least <= v_all(best * RM_RACE_SLACK) * weights);
 }
 
 /* Largest value; -Inf for none. Sets *bad if a value is NaN or +Inf. */

@@ -1,10 +1,11 @@
 /* sample.cu - one token from one row of logits: the choice of engine/sampler.c for a plain
- * sampling, by the same meaning, weights and random numbers.
+ * sampling, by the same meaning, weights and race (rowmath.h).
  *
  * A thread block per row, so a row's answer cannot depend on its neighbours. Every sum is of whole
- * units (of 2^-34 in a draw, of 2^-39 in the log-softmax) in 64-bit integers: no order of threads
- * or atomics changes it, and the sums of a draw equal the host's sums in doubles. Only the last
- * bits of a log-probability may differ from the host, as the host sums it in floats and doubles.
+ * units (of 2^-34 for a cut by mass, of 2^-39 in the log-softmax) in 64-bit integers, and the first
+ * to arrive is the first in any order: no order of threads or atomics changes an answer. Arrivals
+ * and sums of weights equal the host's to the bit. Only the last bits of a log-probability may
+ * differ, as the host sums it in floats and doubles.
  *
  * Ranks and cuts: a logit's rank is one number of 54 bits (see rank_of). Its digits spread over the
  * buckets of a histogram, so a cut is found digit by digit, mostly by two. Nothing is sorted but
@@ -18,7 +19,7 @@ enum {
     DIGITS = 5,     /* 11, 11, 11, 11 and 10 bits */
     RANK_BITS = 54,
     DISTANCES = 1 << 22,
-    MAX_CHUNKS = BUCKETS, /* a chunk: neighbouring ids summed by one warp */
+    MAX_CHUNKS = BUCKETS, /* a chunk: neighbouring ids of one warp */
     QUAD_IDS = 4,         /* ids of one 16-byte load */
     WARP_IDS = 32 * QUAD_IDS,
 };
@@ -149,17 +150,10 @@ static __device__ __forceinline__ void each(const logit_row &row, F fn) {
         each_of_chunk<COPY>(row, chunk, fn);
 }
 
-/* Sums fn(id, logit) by chunk and gives the sum of all in every thread. */
-template <bool COPY, typename F> static __device__ uint64_t chunk_sums(const logit_row &row, F fn) {
+/* The sum of fn(id, logit), in every thread. */
+template <bool COPY, typename F> static __device__ uint64_t sum_of(const logit_row &row, F fn) {
     uint64_t mine = 0;
-    __syncthreads(); /* earlier sums have been read */
-    for (uint32_t chunk = threadIdx.x >> 5; chunk < row.n_chunks; chunk += blockDim.x >> 5) {
-        uint64_t sum = 0;
-        each_of_chunk<COPY>(row, chunk, [&](uint32_t id, float x) { sum += fn(id, x); });
-        mine += sum;
-        sum = warp_reduce(sum, add);
-        if ((threadIdx.x & 31) == 0) row.sh->sum[chunk] = sum;
-    }
+    each<COPY>(row, [&](uint32_t id, float x) { mine += fn(id, x); });
     return block_reduce(row.sh, mine, add);
 }
 
@@ -206,26 +200,6 @@ template <typename F> static __device__ found warp_find(uint32_t n, uint64_t goa
     return {NOT_FOUND, goal, 0};
 }
 
-/* The id at which the walk over fn passes `goal`; the chunks' sums of fn are there. */
-template <typename F>
-static __device__ uint32_t find_id(const logit_row &row, uint64_t goal, F fn) {
-    if (threadIdx.x < 32) {
-        found chunk = warp_find(row.n_chunks, goal, [&](uint32_t i) { return row.sh->sum[i]; });
-        uint32_t first = chunk.at * row.steps * WARP_IDS;
-        found hit = {NOT_FOUND, 0, 0};
-        if (chunk.at != NOT_FOUND) {
-            hit = warp_find(row.steps * WARP_IDS, chunk.rest, [&](uint32_t i) {
-                return first + i < row.vocab ? fn(first + i, row.x[first + i]) : 0;
-            });
-        }
-        if (threadIdx.x == 0) row.sh->at = hit.at == NOT_FOUND ? NOT_FOUND : first + hit.at;
-    }
-    __syncthreads();
-    uint32_t id = row.sh->at;
-    __syncthreads();
-    return id;
-}
-
 /* ---- ranks and cuts ---- */
 
 /* A number in the order of the logits: how far it is below the largest, in steps spreading a
@@ -239,12 +213,16 @@ static __device__ __forceinline__ bool above(const struct cut &cut_at, uint64_t 
     return rank > cut_at.rank || (rank == cut_at.rank && id <= cut_at.last);
 }
 
-/* A logit's weight in units, 0 if the filter drops it. */
+/* A logit's weight, 0 if the filter drops it. */
+static __device__ __forceinline__ float kept_weight(const logit_row &row, const filter &keep,
+                                                    uint32_t id, float x) {
+    if (keep.cut.rank && !above(keep.cut, rank_of(row, x), id)) return 0.0f;
+    float weight = rm_weight(x, row.max, keep.scale);
+    return weight >= keep.min_p ? weight : 0.0f;
+}
 static __device__ __forceinline__ uint64_t units(const logit_row &row, const filter &keep,
                                                  uint32_t id, float x) {
-    if (keep.cut.rank && !above(keep.cut, rank_of(row, x), id)) return 0;
-    float weight = rm_weight(x, row.max, keep.scale);
-    return weight >= keep.min_p ? rm_weight_units(weight) : 0;
+    return rm_weight_units(kept_weight(row, keep, id, x));
 }
 
 /* One digit's histogram over the candidates with higher digits `prefix`. */
@@ -268,6 +246,32 @@ static __device__ void fill_buckets(const logit_row &row, const filter &keep, bo
             atomicAdd((unsigned long long *)&row.sh->sum[bucket], (unsigned long long)weight);
     });
     __syncthreads();
+}
+
+/* The id of the tie number `goal`, counted from 0 in the order of ids; there are more. tie(id,
+ * logit) is 1 or 0. */
+template <bool COPY, typename F>
+static __device__ uint32_t find_tie(const logit_row &row, uint64_t goal, F tie) {
+    __syncthreads(); /* the last histogram has been read */
+    for (uint32_t chunk = threadIdx.x >> 5; chunk < row.n_chunks; chunk += blockDim.x >> 5) {
+        uint64_t ties = 0;
+        each_of_chunk<COPY>(row, chunk, [&](uint32_t id, float x) { ties += tie(id, x); });
+        ties = warp_reduce(ties, add);
+        if ((threadIdx.x & 31) == 0) row.sh->sum[chunk] = ties;
+    }
+    __syncthreads();
+    if (threadIdx.x < 32) {
+        found chunk = warp_find(row.n_chunks, goal, [&](uint32_t i) { return row.sh->sum[i]; });
+        uint32_t first = chunk.at * row.steps * WARP_IDS;
+        found hit = warp_find(row.steps * WARP_IDS, chunk.rest, [&](uint32_t i) {
+            return first + i < row.vocab ? tie(first + i, row.x[first + i]) : 0;
+        });
+        if (threadIdx.x == 0) row.sh->at = first + hit.at;
+    }
+    __syncthreads();
+    uint32_t id = row.sh->at;
+    __syncthreads();
+    return id;
 }
 
 /* The best candidates, as few as reach `limit` (> 0) in number or in mass, lower ids first among
@@ -305,8 +309,7 @@ static __device__ struct cut keep_best(const logit_row &row, const filter &keep,
         uint64_t rank = rank_of(row, x);
         return (uint64_t)(rank == prefix && above(keep.cut, rank, id));
     };
-    (void)chunk_sums<COPY>(row, tie);
-    return {prefix, find_id(row, limit - 1, tie)};
+    return {prefix, find_tie<COPY>(row, limit - 1, tie)};
 }
 
 static __device__ __forceinline__ struct cut tighter(struct cut left, struct cut right) {
@@ -333,22 +336,67 @@ template <bool COPY> static __device__ void find_top(const logit_row &row, uint3
     __syncthreads();
 }
 
-/* The token of a draw from the logits left by the filters; the chunks' sums of all weights are
- * there and add up to `mass`. */
+/* ---- the race ---- */
+
+/* `best` is the arrival of the first known so far (its high half, a positive float, which is
+ * ordered as its bits are), and its id. The likeliest token is the first to enter, in all threads:
+ * in most rows it leaves few others a chance. */
+struct race {
+    uint64_t number, best;
+};
+
+static __device__ __forceinline__ uint64_t arrival(uint64_t number, uint32_t id, float weight) {
+    return (uint64_t)rm_bits_of(rm_race_time(rm_race_bits(number, id), weight)) << 32 | id;
+}
+static __device__ __forceinline__ void enter(race *run, uint32_t id, float weight) {
+    uint32_t bits = rm_race_bits(run->number, id);
+    if (!rm_race_may_win(bits, weight, rm_float_of((uint32_t)(run->best >> 32)))) return;
+    if (weight <= 0.0f) return;
+    uint64_t mine = arrival(run->number, id, weight);
+    if (mine < run->best) run->best = mine;
+}
+static __device__ uint32_t winner(sample_shared *sh, const race &run) {
+    return (uint32_t)~block_reduce(sh, ~run.best, larger);
+}
+
+/* The filter of a draw; all weights add up to `mass`. */
 template <bool COPY>
-static __device__ uint32_t draw(const logit_row &row, const cu_draw &want, uint64_t mass) {
+static __device__ filter filter_of(const logit_row &row, const cu_draw &want, uint64_t mass) {
     filter keep = {want.min_p, want.scale, {0, UINT32_MAX}};
-    auto weight = [&](uint32_t id, float x) { return units(row, keep, id, x); };
     if (want.top_k > 0) keep.cut = keep_best<COPY>(row, keep, want.top_k, false);
-    if (want.top_k > 0 || want.min_p > 0) mass = chunk_sums<COPY>(row, weight);
-    if (want.top_p < 1.0f) {
-        double limit = ceil((double)want.top_p * (double)mass);
-        keep.cut =
-            tighter(keep.cut, keep_best<COPY>(row, keep, limit >= 1.0 ? (uint64_t)limit : 1, true));
-        mass = chunk_sums<COPY>(row, weight);
+    if (want.top_p >= 1.0f) return keep;
+    if (want.top_k > 0 || want.min_p > 0)
+        mass = sum_of<COPY>(row, [&](uint32_t id, float x) { return units(row, keep, id, x); });
+    double limit = ceil((double)want.top_p * (double)mass);
+    keep.cut =
+        tighter(keep.cut, keep_best<COPY>(row, keep, limit >= 1.0 ? (uint64_t)limit : 1, true));
+    return keep;
+}
+
+/* One pass for the log-softmax (its sum is returned, in NORM_UNITS), for the weights of a draw and,
+ * without filters, for the race. *token is the likeliest token, and becomes the drawn one. */
+template <bool COPY>
+static __device__ uint64_t choose(const logit_row &row, const cu_draw &want, uint32_t *token) {
+    uint64_t number = rm_philox(want.seed, want.index), norm = 0, mass = 0;
+    bool filtered = want.top_k > 0 || want.top_p < 1.0f || want.min_p > 0;
+    race run = {number, arrival(number, *token, 1.0f)};
+    each<COPY>(row, [&](uint32_t id, float x) {
+        float e = rm_exp_down(rm_add(x, -row.max));
+        norm += (uint64_t)(e * NORM_UNITS + 0.5f);
+        if (want.scale == 0) return;
+        float weight = want.scale == 1 ? rm_weight_of(e) : rm_weight(x, row.max, want.scale);
+        if (filtered) mass += rm_weight_units(weight);
+        else enter(&run, id, weight);
+    });
+    norm = block_reduce(row.sh, norm, add);
+    if (want.scale == 0) return norm;
+    if (filtered) {
+        filter keep = filter_of<COPY>(row, want, block_reduce(row.sh, mass, add));
+        each<COPY>(row,
+                   [&](uint32_t id, float x) { enter(&run, id, kept_weight(row, keep, id, x)); });
     }
-    uint64_t goal = (uint64_t)(rm_uniform(want.seed, want.index) * (double)mass);
-    return find_id(row, goal < mass || mass == 0 ? goal : mass - 1, weight); /* by rounding */
+    *token = winner(row.sh, run);
+    return norm;
 }
 
 template <bool COPY>
@@ -376,22 +424,13 @@ static __global__ void __launch_bounds__(SAMPLE_THREADS, 1) sample(cu_sample_arg
     uint32_t token = ~(uint32_t)best;
     row.max = row.x[token];
     if (want.n_top > 0) find_top<COPY>(row, want.n_top);
-    uint64_t norm = 0,
-             mass = chunk_sums<COPY>(row, [&](uint32_t, float x) {
-                 float e = rm_exp_down(rm_add(x, -row.max));
-                 norm += (uint64_t)(e * NORM_UNITS + 0.5f);
-                 if (want.scale == 0) return (uint64_t)0;
-                 return rm_weight_units(want.scale == 1 ? rm_weight_of(e)
-                                                        : rm_weight(x, row.max, want.scale));
-             });
-    norm = block_reduce(sh, norm, add);
-    if (want.scale > 0) token = draw<COPY>(row, want, mass);
+    uint64_t norm = choose<COPY>(row, want, &token);
     double log_sum = log((double)norm / (double)NORM_UNITS);
     uint32_t n = want.n_top > 0 ? sh->n_top : 0, t = threadIdx.x;
     if (t == 0) {
         out->token = token;
-        out->logprob = token < args.vocab ? rm_logprob(row.x[token], row.max, log_sum) : 0.0f;
-        out->n_top = token < args.vocab ? n : 0;
+        out->logprob = rm_logprob(row.x[token], row.max, log_sum);
+        out->n_top = n;
     }
     if (t >= n) return;
     uint32_t place = 0;

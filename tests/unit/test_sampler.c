@@ -1,5 +1,6 @@
 /* test_sampler.c - every option by its property; the draw by chi-square. */
 #include "engine/sampler_internal.h"
+#include "tests/lib/sampling.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
@@ -8,115 +9,6 @@
 TestSuite(sampler, .fini = fail_on_leaks);
 
 static const eng_history no_history;
-
-static eng_sampling plain(float temperature) {
-    return (eng_sampling){
-        .temperature = temperature, .top_p = 1, .repetition_penalty = 1, .seed = 42};
-}
-
-static eng_sampler *new_sampler(uint32_t vocab) {
-    eng_sampler *sampler = NULL;
-    err e = {0};
-    cr_assert_eq(eng_sampler_create(&sampler, vocab, &e), 0, "%s", e.msg);
-    return sampler;
-}
-
-static uint32_t pick(eng_sampler *sampler, const eng_sampling *params, const eng_history *history,
-                     const eng_mask *mask, const float *logits, uint64_t index) {
-    eng_choice choice;
-    err e = {0};
-    cr_assert_eq(eng_sample(sampler, params, history, mask, logits, index, 0, &choice, &e), 0, "%s",
-                 e.msg);
-    return choice.token;
-}
-
-/* Repeatable values, spread like a model's logits. */
-static float *random_logits(uint32_t vocab, uint64_t seed, float spread) {
-    float *logits = malloc(vocab * sizeof *logits);
-    for (uint32_t i = 0; i < vocab; i++) {
-        double value = rm_uniform(seed, i) + rm_uniform(seed, i + 0x100000000u) +
-                       rm_uniform(seed, i + 0x200000000u) - 1.5;
-        logits[i] = (float)value * spread;
-    }
-    return logits;
-}
-
-/* Draws n tokens; counts[vocab] receives how often each came. */
-static void draw_many(const eng_sampling *params, const float *logits, uint32_t vocab, uint32_t n,
-                      uint32_t *counts) {
-    eng_sampler *sampler = new_sampler(vocab);
-    memset(counts, 0, vocab * sizeof *counts);
-    for (uint32_t i = 0; i < n; i++)
-        counts[pick(sampler, params, &no_history, NULL, logits, i)]++;
-    eng_sampler_destroy(sampler);
-}
-
-/* Chi-square of counts against probabilities; bins with less than 5 expected are pooled. */
-static double chi_square(const uint32_t *counts, const double *prob, uint32_t vocab, uint32_t n,
-                         uint32_t *freedom) {
-    double sum = 0, small_seen = 0, small_expected = 0;
-    *freedom = 0;
-    for (uint32_t i = 0; i < vocab; i++) {
-        double expected = prob[i] * n;
-        if (expected < 5) {
-            small_seen += counts[i];
-            small_expected += expected;
-            continue;
-        }
-        sum += (counts[i] - expected) * (counts[i] - expected) / expected;
-        ++*freedom;
-    }
-    if (small_expected > 0) {
-        sum += (small_seen - small_expected) * (small_seen - small_expected) / small_expected;
-        ++*freedom;
-    }
-    --*freedom;
-    return sum;
-}
-
-/* 99.9 % point of chi-square (Wilson and Hilferty). */
-static double chi_limit(uint32_t freedom) {
-    double share = 2.0 / (9.0 * freedom);
-    return freedom * pow(1 - share + 3.09 * sqrt(share), 3);
-}
-
-/* The meaning of the options, written in doubles with a full sort. */
-typedef struct {
-    double logit;
-    uint32_t id;
-} ranked;
-
-static int by_rank(const void *first, const void *second) {
-    const ranked *left = first, *right = second;
-    if (left->logit != right->logit) return left->logit > right->logit ? -1 : 1;
-    return left->id < right->id ? -1 : 1;
-}
-
-static uint32_t reference(const eng_sampling *params, const float *logits, uint32_t vocab,
-                          double *prob) {
-    ranked *rank = malloc(vocab * sizeof *rank);
-    for (uint32_t i = 0; i < vocab; i++)
-        rank[i] = (ranked){logits[i], i};
-    qsort(rank, vocab, sizeof *rank, by_rank);
-    double *weight = malloc(vocab * sizeof *weight), total = 0, above = 0;
-    uint32_t kept = vocab;
-    for (uint32_t i = 0; i < vocab; i++)
-        weight[i] = exp((rank[i].logit - rank[0].logit) / (double)params->temperature);
-    while (kept > 1 && weight[kept - 1] < (double)params->min_p)
-        kept--;
-    if (params->top_k && params->top_k < kept) kept = params->top_k;
-    for (uint32_t i = 0; i < kept; i++)
-        total += weight[i];
-    uint32_t nucleus = 0;
-    while (nucleus < kept && above < (double)params->top_p * total)
-        above += weight[nucleus++];
-    memset(prob, 0, vocab * sizeof *prob);
-    for (uint32_t i = 0; i < nucleus; i++)
-        prob[rank[i].id] = weight[i] / above;
-    free(rank);
-    free(weight);
-    return nucleus;
-}
 
 Test(sampler, philox_gives_the_published_numbers) {
     cr_assert_eq(rm_philox(0, 0), 0x6627e8d5e169c58dull);
@@ -151,43 +43,13 @@ Test(sampler, vectors_weigh_as_the_scalar_code_a_device_runs) {
     }
 }
 
-/* Weights are whole numbers of units, so the walk can be done in integers. Then no order of sums,
- * no vector width and no device can give another token. */
-Test(sampler, a_draw_is_the_walk_down_whole_units) {
-    const uint32_t sizes[] = {1, 2, 17, 255, 256, 257, 5000, 32000, 200003};
-    for (size_t k = 0; k < ARRAY_LEN(sizes); k++) {
-        uint32_t vocab = sizes[k];
-        eng_sampler *sampler = new_sampler(vocab);
-        for (uint32_t round = 0; round < (vocab > 30000 ? 40u : 300u); round++) {
-            eng_sampling params = plain(0.1f + (float)(round % 7));
-            float *logits = random_logits(vocab, round * 31 + k, (float)(1 + round % 40)),
-                  max = logits[0];
-            uint64_t total = 0;
-            for (uint32_t i = 1; i < vocab; i++)
-                max = logits[i] > max ? logits[i] : max;
-            for (uint32_t i = 0; i < vocab; i++)
-                total += rm_weight_units(rm_weight(logits[i], max, 1 / params.temperature));
-            uint64_t goal = (uint64_t)(rm_uniform(params.seed, round) * (double)total);
-            uint32_t want = 0;
-            for (uint64_t sum = 0; want < vocab; want++) {
-                sum += rm_weight_units(rm_weight(logits[want], max, 1 / params.temperature));
-                if (sum > goal) break;
-            }
-            cr_assert_eq(pick(sampler, &params, &no_history, NULL, logits, round), want,
-                         "vocab %u round %u", vocab, round);
-            free(logits);
-        }
-        eng_sampler_destroy(sampler);
-    }
-}
-
 Test(sampler, greedy_takes_the_largest_and_the_lower_id_of_equals) {
     float logits[] = {1, 5, -INFINITY, 5, 2};
-    eng_sampler *sampler = new_sampler(5);
-    eng_sampling params = plain(0);
-    cr_assert_eq(pick(sampler, &params, &no_history, NULL, logits, 0), 1);
+    eng_sampler *sampler = sampling_sampler(5);
+    eng_sampling params = sampling_plain(0);
+    cr_assert_eq(sampling_pick(sampler, &params, NULL, NULL, logits, 0), 1);
     logits[4] = 5.0001f;
-    cr_assert_eq(pick(sampler, &params, &no_history, NULL, logits, 0), 4);
+    cr_assert_eq(sampling_pick(sampler, &params, NULL, NULL, logits, 0), 4);
     eng_sampler_destroy(sampler);
 }
 
@@ -195,7 +57,7 @@ Test(sampler, log_probabilities_equal_a_softmax_in_doubles) {
     const uint32_t sizes[] = {1, 2, 3, 5, 255, 256, 257, 2048, 128256};
     for (size_t k = 0; k < ARRAY_LEN(sizes); k++) {
         uint32_t vocab = sizes[k];
-        float *logits = random_logits(vocab, k, 30);
+        float *logits = sampling_logits(vocab, k, 30);
         double sum = 0;
         for (uint32_t i = 0; i < vocab; i++)
             sum += exp((double)logits[i]);
@@ -213,14 +75,14 @@ Test(sampler, log_probabilities_equal_a_softmax_in_doubles) {
 
 Test(sampler, alternatives_are_the_best_in_order_with_lower_ids_first) {
     const uint32_t vocab = 1003;
-    float *logits = random_logits(vocab, 3, 10);
+    float *logits = sampling_logits(vocab, 3, 10);
     for (uint32_t i = 0; i < vocab; i++)
         logits[i] = roundf(logits[i]); /* many ties */
     logits[1002] = 20;
-    ranked *rank = malloc(vocab * sizeof *rank);
+    sampling_rank *rank = malloc(vocab * sizeof *rank);
     for (uint32_t i = 0; i < vocab; i++)
-        rank[i] = (ranked){logits[i], i};
-    qsort(rank, vocab, sizeof *rank, by_rank);
+        rank[i] = (sampling_rank){logits[i], i};
+    qsort(rank, vocab, sizeof *rank, sampling_by_rank);
     eng_choice choice;
     err e = {0};
     for (uint32_t n = 0; n <= ENG_MAX_TOP; n++) {
@@ -243,17 +105,17 @@ Test(sampler, alternatives_are_the_best_in_order_with_lower_ids_first) {
 
 Test(sampler, draws_follow_the_softmax_at_every_temperature) {
     const uint32_t vocab = 61, n = 60000;
-    float *logits = random_logits(vocab, 9, 3);
+    float *logits = sampling_logits(vocab, 9, 3);
     const float temperatures[] = {0.3f, 1.0f, 2.5f};
     for (size_t which = 0; which < 3; which++) {
-        eng_sampling params = plain(temperatures[which]);
+        eng_sampling params = sampling_plain(temperatures[which]);
         params.seed = 1000 + which;
         uint32_t counts[61], freedom;
         double prob[61];
-        reference(&params, logits, vocab, prob);
-        draw_many(&params, logits, vocab, n, counts);
-        double chi = chi_square(counts, prob, vocab, n, &freedom);
-        cr_assert_lt(chi, chi_limit(freedom), "temperature %g: %g over %u",
+        sampling_reference(&params, logits, vocab, prob);
+        sampling_draws(&params, &(sampling_input){.logits = logits, .vocab = vocab}, n, counts);
+        double chi = sampling_chi_square(counts, prob, vocab, n, &freedom);
+        cr_assert_lt(chi, sampling_chi_limit(freedom), "temperature %g: %g over %u",
                      (double)params.temperature, chi, freedom);
     }
     free(logits);
@@ -270,18 +132,18 @@ Test(sampler, filters_keep_exactly_the_set_a_full_sort_keeps) {
     uint32_t *counts = malloc(vocab * sizeof *counts);
     double *prob = malloc(vocab * sizeof *prob);
     for (size_t k = 0; k < ARRAY_LEN(rows); k++) {
-        float *logits = random_logits(vocab, 50 + k, 6);
+        float *logits = sampling_logits(vocab, 50 + k, 6);
         if (k % 2) {
             for (uint32_t i = 0; i < vocab; i++)
                 logits[i] = roundf(logits[i] * 2) / 2; /* ties at the cut */
         }
-        eng_sampling params = plain(1);
+        eng_sampling params = sampling_plain(1);
         params.top_k = rows[k].top_k;
         params.top_p = rows[k].top_p;
         params.min_p = rows[k].min_p;
-        uint32_t freedom, kept = reference(&params, logits, vocab, prob);
+        uint32_t freedom, kept = sampling_reference(&params, logits, vocab, prob);
         if (params.top_p == 0) prob[0] = 0, kept = 1;
-        draw_many(&params, logits, vocab, n, counts);
+        sampling_draws(&params, &(sampling_input){.logits = logits, .vocab = vocab}, n, counts);
         uint32_t seen = 0;
         for (uint32_t i = 0; i < vocab; i++) {
             if (params.top_p > 0)
@@ -291,8 +153,8 @@ Test(sampler, filters_keep_exactly_the_set_a_full_sort_keeps) {
         cr_assert_leq(seen, kept, "row %zu", k);
         if (kept <= 50) cr_assert_eq(seen, kept, "row %zu: %u of %u came up", k, seen, kept);
         if (kept > 1) {
-            double chi = chi_square(counts, prob, vocab, n, &freedom);
-            cr_assert_lt(chi, chi_limit(freedom), "row %zu: %g over %u", k, chi, freedom);
+            double chi = sampling_chi_square(counts, prob, vocab, n, &freedom);
+            cr_assert_lt(chi, sampling_chi_limit(freedom), "row %zu: %g over %u", k, chi, freedom);
         }
         free(logits);
     }
@@ -305,10 +167,10 @@ Test(sampler, a_cut_among_equals_keeps_the_lower_ids) {
     for (int i = 0; i < 300; i++)
         logits[i] = 1;
     logits[299] = 2;
-    eng_sampling params = plain(1);
+    eng_sampling params = sampling_plain(1);
     params.top_k = 4;
     uint32_t counts[300];
-    draw_many(&params, logits, 300, 2000, counts);
+    sampling_draws(&params, &(sampling_input){.logits = logits, .vocab = 300}, 2000, counts);
     for (int i = 0; i < 300; i++)
         cr_assert_eq(counts[i] > 0, i < 3 || i == 299, "id %d", i);
 }
@@ -330,7 +192,7 @@ Test(sampler, penalties_do_vllms_arithmetic) {
         {2.0f, 0.25f, 0.5f, {1.0f, -4.0f, -1.25f, -0.5f, 3.0f}},
         {1.0f, -1.0f, -1.0f, {2.0f, -2.0f, 5.0f, 2.5f, 3.0f}},
     };
-    eng_sampler *sampler = new_sampler(5);
+    eng_sampler *sampler = sampling_sampler(5);
     for (size_t k = 0; k < ARRAY_LEN(rows); k++) {
         for (uint32_t id = 0; id < 5; id++) {
             for (int side = -1; side <= 1; side += 2) {
@@ -338,15 +200,15 @@ Test(sampler, penalties_do_vllms_arithmetic) {
                 eng_bias bias[] = {{id, 3.0f - rows[k].want[id] + 0.01f * (float)side}, {4, 0}};
                 uint64_t allowed = 1u << id | 1u << 4;
                 eng_mask mask = {&allowed, 1};
-                eng_sampling params = plain(0);
+                eng_sampling params = sampling_plain(0);
                 params.repetition_penalty = rows[k].repetition;
                 params.presence_penalty = rows[k].presence;
                 params.frequency_penalty = rows[k].frequency;
                 params.bias = bias;
                 params.n_bias = 2;
                 if (id == 4) continue;
-                cr_assert_eq(pick(sampler, &params, &history, &mask, logits, 0), side > 0 ? id : 4u,
-                             "row %zu token %u side %d", k, id, side);
+                cr_assert_eq(sampling_pick(sampler, &params, &history, &mask, logits, 0),
+                             side > 0 ? id : 4u, "row %zu token %u side %d", k, id, side);
             }
         }
     }
@@ -355,32 +217,32 @@ Test(sampler, penalties_do_vllms_arithmetic) {
 
 Test(sampler, a_mask_bans_what_it_does_not_name) {
     const uint32_t vocab = 130;
-    float *logits = random_logits(vocab, 4, 1);
+    float *logits = sampling_logits(vocab, 4, 1);
     uint64_t words[3] = {1ull << 5, 0, 1ull << 1}; /* 5 and 129 */
     eng_mask mask = {words, 3};
-    eng_sampler *sampler = new_sampler(vocab);
-    eng_sampling params = plain(1);
+    eng_sampler *sampler = sampling_sampler(vocab);
+    eng_sampling params = sampling_plain(1);
     uint32_t seen[2] = {0, 0};
     for (uint64_t i = 0; i < 400; i++) {
-        uint32_t id = pick(sampler, &params, &no_history, &mask, logits, i);
+        uint32_t id = sampling_pick(sampler, &params, NULL, &mask, logits, i);
         cr_assert(id == 5 || id == 129, "drew %u", id);
         seen[id == 129]++;
     }
     cr_assert(seen[0] && seen[1]);
     mask.n_words = 1; /* ids beyond the words are banned */
     for (uint64_t i = 0; i < 50; i++)
-        cr_assert_eq(pick(sampler, &params, &no_history, &mask, logits, i), 5);
+        cr_assert_eq(sampling_pick(sampler, &params, NULL, &mask, logits, i), 5);
     eng_sampler_destroy(sampler);
     free(logits);
 }
 
 Test(sampler, log_probabilities_are_of_the_models_own_logits) {
     const float logits[] = {1, 2, 3};
-    eng_sampling params = plain(0.1f);
+    eng_sampling params = sampling_plain(0.1f);
     eng_bias bias = {0, 100};
     params.bias = &bias;
     params.n_bias = 1;
-    eng_sampler *sampler = new_sampler(3);
+    eng_sampler *sampler = sampling_sampler(3);
     eng_choice choice;
     err e = {0};
     cr_assert_eq(eng_sample(sampler, &params, &no_history, NULL, logits, 0, 3, &choice, &e), 0);
@@ -414,11 +276,11 @@ Test(sampler, only_the_model_makes_a_numeric_error_and_what_a_request_bans_has_a
         {"what is allowed is -Inf", {1, 2, -INFINITY, 4, 5}, &third, ERR_CONSTRAINT},
         {"no mask words", {1, 2, 3, 4, 5}, &(eng_mask){&none, 0}, ERR_CONSTRAINT},
     };
-    eng_sampler *sampler = new_sampler(5);
+    eng_sampler *sampler = sampling_sampler(5);
     const float temperatures[] = {0, 1};
     for (size_t k = 0; k < ARRAY_LEN(rows); k++) {
         for (int which = 0; which < 2; which++) {
-            eng_sampling params = plain(temperatures[which]);
+            eng_sampling params = sampling_plain(temperatures[which]);
             eng_choice choice;
             err e = {0};
             cr_assert_eq(eng_sample(sampler, &params, &no_history, rows[k].mask, rows[k].x, 0, 2,
@@ -426,15 +288,15 @@ Test(sampler, only_the_model_makes_a_numeric_error_and_what_a_request_bans_has_a
                          -1, "%s", rows[k].what);
             cr_assert_eq(e.code, rows[k].code, "%s: %s", rows[k].what, e.msg);
             params.temperature = 0;
-            cr_assert_eq(pick(sampler, &params, &no_history, NULL, good, 0), 4);
+            cr_assert_eq(sampling_pick(sampler, &params, NULL, NULL, good, 0), 4);
         }
     }
     /* Some -Inf are legal, and never drawn. */
     const float some[] = {-INFINITY, 0, -INFINITY, 0, -INFINITY};
-    eng_sampling params = plain(1);
+    eng_sampling params = sampling_plain(1);
     params.bias = minus;
     for (uint64_t i = 0; i < 100; i++)
-        cr_assert(pick(sampler, &params, &no_history, NULL, some, i) % 2 == 1);
+        cr_assert(sampling_pick(sampler, &params, NULL, NULL, some, i) % 2 == 1);
     eng_sampler_destroy(sampler);
 }
 
@@ -444,9 +306,9 @@ Test(sampler, no_bias_and_no_penalty_within_its_range_takes_every_token_away) {
     const eng_history history = {all, all, 5, 5};
     const float penalties[] = {1e-6f, 1, 1e6f}, counts[] = {-1e6f, 0, 1e6f},
                 biases[] = {-FLT_MAX, 0, FLT_MAX}, temperatures[] = {0, 1e-5f, 1, 1e6f};
-    eng_sampler *sampler = new_sampler(5);
+    eng_sampler *sampler = sampling_sampler(5);
     for (int k = 0; k < 3 * 3 * 3 * 4; k++) {
-        eng_sampling params = plain(temperatures[k / 27]);
+        eng_sampling params = sampling_plain(temperatures[k / 27]);
         eng_bias bias[10]; /* each token twice: their sum overflows */
         for (uint32_t i = 0; i < 10; i++)
             bias[i] = (eng_bias){i / 2, biases[k % 3]};
@@ -468,7 +330,7 @@ Test(sampler, no_bias_and_no_penalty_within_its_range_takes_every_token_away) {
 Test(sampler, options_out_of_range_are_refused_by_name) {
     eng_sampling rows[8];
     for (size_t i = 0; i < 8; i++)
-        rows[i] = plain(1);
+        rows[i] = sampling_plain(1);
     eng_bias nan_bias = {1, NAN};
     rows[0].temperature = NAN;
     rows[1].temperature = -1;
@@ -483,7 +345,7 @@ Test(sampler, options_out_of_range_are_refused_by_name) {
         "temperature",      "temperature",       "top_p",     "min_p", "repetition_penalty",
         "presence_penalty", "frequency_penalty", "logit_bias"};
     const float logits[] = {1, 2};
-    eng_sampler *sampler = new_sampler(2);
+    eng_sampler *sampler = sampling_sampler(2);
     for (size_t i = 0; i < 8; i++) {
         eng_choice choice;
         err e = {0};
@@ -497,22 +359,22 @@ Test(sampler, options_out_of_range_are_refused_by_name) {
 
 Test(sampler, a_token_depends_on_seed_and_index_alone) {
     const uint32_t vocab = 5000;
-    float *logits = random_logits(vocab, 1, 8), *other = random_logits(vocab, 2, 8);
-    eng_sampling params = plain(1), other_params = plain(0.5f);
+    float *logits = sampling_logits(vocab, 1, 8), *other = sampling_logits(vocab, 2, 8);
+    eng_sampling params = sampling_plain(1), other_params = sampling_plain(0.5f);
     other_params.top_k = 9;
     other_params.repetition_penalty = 1.3f;
     const uint32_t past[] = {1, 2, 3};
     const eng_history history = {past, past, 3, 3};
-    eng_sampler *alone = new_sampler(vocab), *busy = new_sampler(vocab);
+    eng_sampler *alone = sampling_sampler(vocab), *busy = sampling_sampler(vocab);
     uint32_t differ = 0;
     for (uint64_t i = 100; i-- > 0;) { /* even in another order */
-        (void)pick(busy, &other_params, &history, NULL, other, i * 7);
-        uint32_t token = pick(alone, &params, &no_history, NULL, logits, i),
-                 again = pick(busy, &params, &no_history, NULL, logits, i);
+        (void)sampling_pick(busy, &other_params, &history, NULL, other, i * 7);
+        uint32_t token = sampling_pick(alone, &params, NULL, NULL, logits, i),
+                 again = sampling_pick(busy, &params, NULL, NULL, logits, i);
         cr_assert_eq(token, again);
         eng_sampling seeded = params;
         seeded.seed = 43;
-        differ += pick(busy, &seeded, &no_history, NULL, logits, i) != token;
+        differ += sampling_pick(busy, &seeded, NULL, NULL, logits, i) != token;
     }
     cr_assert_gt(differ, 80, "another seed gives other tokens");
     eng_sampler_destroy(alone);
@@ -523,21 +385,21 @@ Test(sampler, a_token_depends_on_seed_and_index_alone) {
 
 Test(sampler, a_large_vocabulary_is_cut_like_a_small_one) {
     const uint32_t vocab = 128256, n = 400;
-    float *logits = random_logits(vocab, 77, 24);
+    float *logits = sampling_logits(vocab, 77, 24);
     double *prob = malloc(vocab * sizeof *prob);
-    eng_sampling params = plain(0.8f);
+    eng_sampling params = sampling_plain(0.8f);
     params.top_k = 50;
     params.top_p = 0.9f;
-    uint32_t kept = reference(&params, logits, vocab, prob);
-    eng_sampler *sampler = new_sampler(vocab);
+    uint32_t kept = sampling_reference(&params, logits, vocab, prob);
+    eng_sampler *sampler = sampling_sampler(vocab);
     for (uint64_t i = 0; i < n; i++) {
-        cr_assert_gt(prob[pick(sampler, &params, &no_history, NULL, logits, i)], 0,
+        cr_assert_gt(prob[sampling_pick(sampler, &params, NULL, NULL, logits, i)], 0,
                      "outside the %u kept", kept);
     }
     params.top_k = 0;
-    reference(&params, logits, vocab, prob);
+    sampling_reference(&params, logits, vocab, prob);
     for (uint64_t i = 0; i < n; i++)
-        cr_assert_gt(prob[pick(sampler, &params, &no_history, NULL, logits, i)], 0);
+        cr_assert_gt(prob[sampling_pick(sampler, &params, NULL, NULL, logits, i)], 0);
     eng_sampler_destroy(sampler);
     free(prob);
     free(logits);
