@@ -25,7 +25,7 @@ typedef struct {
     /* sums over all positions */
     double nll, kl, loops;
     uint64_t n_positions, n_predicted, agree;
-    uint64_t drawn_agree; /* the same token drawn at temperature 1, as drafts are judged */
+    uint64_t drawn_agree; /* the same token drawn, as drafts are judged */
     uint32_t histogram[PLAN_MAX_LOOPS + 1];
 } compare_run;
 
@@ -40,6 +40,7 @@ typedef struct {
     uint64_t window_at; /* tokens before it */
     uint32_t *drawn;    /* by policy exact, [window] */
     eng_sampler *sampler;
+    eng_sampling sampling; /* of the drawn tokens */
     compare_run *running;
     double *exact_logprobs, *logprobs; /* scratch, [vocab] */
     bool failed;
@@ -48,6 +49,7 @@ typedef struct {
 typedef struct {
     const char *text, *questions, *loops, *plot;
     uint64_t window, first, made_up;
+    double temperature, top_p;
     bool json;
 } options;
 
@@ -66,13 +68,12 @@ static uint32_t log_softmax(const float *logits, uint32_t n, double *out) {
     return best;
 }
 
-/* The token drawn at temperature 1. The draw depends on the position alone. */
+/* The drawn token. The random numbers depend on position and token alone. */
 static uint32_t draw(compare *cmp, uint32_t pos, const float *logits) {
-    static const eng_sampling warm = {.temperature = 1, .top_p = 1, .repetition_penalty = 1};
     eng_choice choice = {.token = ENG_NO_TOKEN};
     err why = {0};
-    if (eng_sample(cmp->sampler, &warm, &(eng_history){0}, NULL, logits, cmp->window_at + pos, 0,
-                   &choice, &why) != 0)
+    if (eng_sample(cmp->sampler, &cmp->sampling, &(eng_history){0}, NULL, logits,
+                   cmp->window_at + pos, 0, &choice, &why) != 0)
         cmp->failed = true;
     return choice.token;
 }
@@ -261,7 +262,12 @@ static int read_ids(const runtime *rt, const options *opts, token_ids *ids, err 
 
 static int run_compare(const runtime *rt, const options *opts, err *e) {
     const model_plan *plan = model_plan_of(rt->model);
-    compare cmp = {.rt = rt, .vocab = plan->vocab_size, .window = (uint32_t)opts->window};
+    compare cmp = {.rt = rt,
+                   .vocab = plan->vocab_size,
+                   .window = (uint32_t)opts->window,
+                   .sampling = {.temperature = (float)opts->temperature,
+                                .top_p = (float)opts->top_p,
+                                .repetition_penalty = 1}};
     if (opts->window > plan->max_seq_len) {
         return err_set(e, ERR_USAGE, "--window", "--window: the model's context is %u tokens",
                        plan->max_seq_len);
@@ -332,7 +338,7 @@ static int compare_answers(runtime_opts *run_opts, const options *opts, err *e) 
 
 int cmd_compare(opt_args *args) {
     runtime_opts ro = {0};
-    options opts = {.window = 128};
+    options opts = {.window = 128, .temperature = 1, .top_p = 1};
     const opt_row table[] = {
         ENGINE_OPTIONS(&ro),
         {"--text", OPT_TEXT, &opts.text, "FILE",
@@ -355,10 +361,14 @@ int cmd_compare(opt_args *args) {
         {"--at-loops", OPT_TEXT, &opts.loops, "N,N",
          "also run with at most N loops, for each N; with --text or --made-up under policy exact: "
          "how often the draft of loop N would be right, as the likeliest token (top-1) and drawn "
-         "at "
-         "temperature 1 (default: none; "
-         "with --questions: all up to the model's)",
+         "(default: none; with --questions: all up to the model's)",
          0, 0, false},
+        {"--temperature", OPT_REAL, &opts.temperature, "X",
+         "with --text or --made-up: temperature of the drawn tokens (default 1)", 0, 2, false},
+        {"--top-p", OPT_REAL, &opts.top_p, "P",
+         "with --text or --made-up: draw from the likeliest tokens that together reach this "
+         "probability (default 1)",
+         0, 1, false},
         {"--plot", OPT_TEXT, &opts.plot, "FILE",
          "with --questions: also draw right answers over loops into FILE, which ends in .svg or "
          ".png (needs gnuplot)",

@@ -5,7 +5,7 @@
 #include "model/model.h"
 
 /* At some positions loop 1 and the last loop give the same token, drawn at temperature 1 with the
- * same random number, as drafts are judged. The agreement is the part of these positions. */
+ * same random numbers, as drafts are judged. The agreement is the part of these positions. */
 typedef struct {
     float motion;        /* for model_init_opts: gives about the agreement asked for */
     double agreement;    /* of a smaller model with this motion */
