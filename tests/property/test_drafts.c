@@ -1,7 +1,7 @@
 /* test_drafts.c - speculation on real models: random requests in small random company, on the CPU
  * engine, with drafts and without. Tokens, depths, log-probabilities, alternatives and ends must be
  * equal to the bit, whatever the number of drafts, their loops, the policy, the exit rule, the
- * kind of weights and cache, the pool and the sampling.
+ * kind of weights and cache, the pool, the ranks and the sampling.
  *
  *   FATHOM_SEED=N   first seed (else from the clock; printed)
  *   FATHOM_RUNS=N   requests */
@@ -11,6 +11,7 @@
 #include "scheduler/scheduler_internal.h"
 #include "tests/lib/fake_form.h"
 #include "tests/lib/golden_run.h"
+#include "tests/lib/rank_group.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
@@ -328,7 +329,11 @@ static void one_machine(uint64_t seed, counts *sum) {
     eng_backend_opts opts = draw_backend(plan, &state);
     eng_backend *plain = open_cpu(model, &opts);
     if (chance(&state, 40)) opts.cache_bytes = tight_bytes(plan, &opts);
-    eng_backend *other = open_cpu(model, &opts);
+    opts.homes = chance(&state, 50);
+    rank_group *group;
+    uint32_t n_ranks = chance(&state, 85) ? 1 : between(&state, 2, 3);
+    eng_backend *other = rank_group_start(&group, n_ranks, model, &opts, 1, eng_cpu_open, &e);
+    cr_assert_not_null(other, "%s", e.msg);
     for (uint32_t i = 0; i < REQUESTS; i++)
         draw_wish(&wishes[i], plain, &state);
     sched_opts with = draw_opts(&state), without = with;
@@ -339,13 +344,14 @@ static void one_machine(uint64_t seed, counts *sum) {
     run(other, &with, wishes, chance(&state, 50), &got, &stats);
     char what[160];
     for (uint32_t i = 0; i < REQUESTS; i++) {
-        (void)snprintf(what, sizeof what, "FATHOM_SEED=%" PRIu64 " FATHOM_RUNS=%d: %s, request %u",
-                       seed, REQUESTS, dir, i);
+        (void)snprintf(what, sizeof what,
+                       "FATHOM_SEED=%" PRIu64 " FATHOM_RUNS=%d: %s on %u ranks, request %u", seed,
+                       REQUESTS, dir, n_ranks, i);
         is_equal(&got.answers[i], &want.answers[i], &wishes[i], what);
     }
     count(&stats, &got, sum);
     eng_backend_close(plain);
-    eng_backend_close(other);
+    rank_group_close(group);
     model_close(model);
 }
 
