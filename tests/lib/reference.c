@@ -388,7 +388,7 @@ ref_result ref_run(const reference *ref, const uint32_t *ids, uint32_t n, const 
     if (opts->max_loops == 0) now.opts.max_loops = ref->plan.loops_default;
     if (opts->threshold == 0) now.opts.threshold = ref->plan.exit_threshold;
     if (!opts->own_exit) now.opts.exit = ref->plan.exit;
-    ref__nudge(opts->nudge);
+    ref__nudge(opts->nudge, opts->nudge_pattern);
     run_prelude(&now);
     start_state(&now, opts->own_state0 ? opts->state0 : ref->plan.state0);
     if (now.opts.policy == KV_COLLAPSE) run_collapsing(&now);

@@ -14,9 +14,10 @@ typedef struct {
     float threshold;                     /* 0 = the configuration's */
     uint32_t n_prompt, prompt_min_loops; /* so many first positions run at least so many loops;
                                             collapse applies to the positions after them */
-    float nudge;   /* moves every sum of a product by this share of the sizes of its terms: how far
-                      the logits follow tells how much the model enlarges rounding */
-    bool own_exit; /* `exit` instead of the plan's */
+    float nudge; /* moves every sum of a product by this share of the sizes of its terms: how far
+                    the logits follow tells how much the model enlarges rounding */
+    uint32_t nudge_pattern; /* which sums move up, and which down */
+    bool own_exit;          /* `exit` instead of the plan's */
     exit_rule exit;
     bool own_state0; /* `state0` instead of the plan's */
     state_start state0;

@@ -54,8 +54,9 @@ float *ref__floats(size_t n);
 kv ref__kv_new(const model_plan *plan, uint32_t n);
 void ref__kv_free(kv *store);
 double ref__dot(const float *a, const float *b, size_t n);
-/* From now on every sum of a product is moved by this share of the sizes of its terms. */
-void ref__nudge(float share);
+/* From now on every sum of a product is moved by this share of the sizes of its terms, up or down
+ * by its number and the pattern. */
+void ref__nudge(float share, uint32_t pattern);
 /* y = x W^T */
 void ref__linear(const mat *weight, const float *x, float *y);
 /* The weighted RMS norm with the plan's eps; y may be x. */

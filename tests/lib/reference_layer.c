@@ -17,9 +17,15 @@ double ref__dot(const float *a, const float *b, size_t n) {
 
 /* As ref_opts.nudge says. One run at a time. */
 static float nudge;
+static uint32_t nudge_pattern;
 
-void ref__nudge(float share) {
+void ref__nudge(float share, uint32_t pattern) {
     nudge = share;
+    nudge_pattern = pattern;
+}
+
+static bool moves_up(size_t i) {
+    return ((uint32_t)i + nudge_pattern * 0x85ebca6bu) * 2654435761u >> 16 & 1;
 }
 
 static double sum_of_sizes(const float *a, const float *b, size_t n) {
@@ -35,8 +41,7 @@ void ref__linear(const mat *weight, const float *x, float *y) {
         const float *row = weight->values + i * weight->cols;
         double sum = ref__dot(row, x, weight->cols);
         if (nudge != 0)
-            sum += (i * 2654435761u >> 16 & 1 ? 1 : -1) * (double)nudge *
-                   sum_of_sizes(row, x, weight->cols);
+            sum += (moves_up(i) ? 1 : -1) * (double)nudge * sum_of_sizes(row, x, weight->cols);
         y[i] = (float)sum;
     }
 }
