@@ -102,7 +102,7 @@ bool sched__charge_wait(cost_model *cost, double live, double looping, double re
     enum { FAR_CHEAPER = 32 };
     static const double delay_price = 0.125;
     const cost_fit *loop = &cost->stage[ENG_STAGE_RECURRENT];
-    double flush_ns = cost->stage[ENG_STAGE_PRELUDE].base_ns + cost->stage[ENG_STAGE_CODA].base_ns;
+    double flush_ns = sched__flush_base_ns(cost);
     if (flush_ns * FAR_CHEAPER <= sched__fit_ns(loop, looping)) return false;
     double wait_ns = (loop->base_ns + delay_price * loop->row_ns * looping) * ready / live;
     if (cost->waited_ns + wait_ns >= flush_ns) return false;

@@ -27,6 +27,10 @@ static inline double sched__fit_ns(const cost_fit *fit, double n_rows) {
     return fit->base_ns + fit->row_ns * n_rows;
 }
 
+/* Part of a prelude's and a coda's time that does not grow with their rows. */
+static inline double sched__flush_base_ns(const cost_model *cost) {
+    return cost->stage[ENG_STAGE_PRELUDE].base_ns + cost->stage[ENG_STAGE_CODA].base_ns;
+}
 /* Time of a recurrent launch: measured near this size, else by the fit. */
 double sched__loop_ns(const cost_model *cost, double n_rows);
 /* A launch of n_rows rows took ns; n_rows may be 0. */

@@ -55,9 +55,8 @@ double sched__agreement(const draft_model *drafts, uint32_t loops) {
 
 /* Few verdicts leave room for hope, and old ones fade: a loop given up by bad luck is tried again.
  */
-static double hope(const estimates *now, uint32_t loops) {
-    double known = now->known[loops];
-    return smaller(sqrt(known * (1 - known) / now->n[loops]), 1 - known);
+static double hope(double known, double n) {
+    return smaller(sqrt(known * (1 - known) / n), 1 - known);
 }
 
 void sched__learn_lookup(draft_model *drafts, bool right) {
@@ -67,7 +66,7 @@ void sched__learn_lookup(draft_model *drafts, bool right) {
 
 double sched__lookup_agreement(const draft_model *drafts) {
     double n = drafts->looked_judged + 2, known = (drafts->looked_right + 1) / n;
-    return smaller(known + sqrt(known * (1 - known) / n), 1);
+    return known + hope(known, n);
 }
 
 /* ---- what they save and cost ---- */
@@ -97,10 +96,9 @@ static draft_pace pace_of(const estimates *now, double better, double depth,
     return pace;
 }
 
-/* Sequences without drafts that run equal loops share every coda and prelude. */
-static double shared_flush_ns(const cost_model *cost, const draft_load *load) {
-    return (cost->stage[ENG_STAGE_PRELUDE].base_ns + cost->stage[ENG_STAGE_CODA].base_ns) /
-           load->sequences;
+/* Of a recurrent launch. */
+static double rows_of(const draft_load *load, const draft_pace *pace) {
+    return load->sequences * pace->rows / pace->period + load->other_rows;
 }
 
 /* Each token needs `flushes` times a coda and a prelude; between two of them a sequence runs
@@ -108,7 +106,7 @@ static double shared_flush_ns(const cost_model *cost, const draft_load *load) {
  * the others, losing its share of recurrent launches: the usual trade of an order in batches. */
 static double flush_ns(const cost_model *cost, const draft_load *load, double flushes,
                        double loops) {
-    double base = cost->stage[ENG_STAGE_PRELUDE].base_ns + cost->stage[ENG_STAGE_CODA].base_ns;
+    double base = sched__flush_base_ns(cost);
     double loop = cost->stage[ENG_STAGE_RECURRENT].base_ns, n = load->sequences;
     double batch = loop > 0 ? n * sqrt(2 * base / (loops * loop)) : n;
     batch = smaller(larger(batch, 1), n);
@@ -125,12 +123,13 @@ static uint32_t n_checks(const draft_choice *choice) {
 static double token_ns(const cost_model *cost, const draft_load *load, const estimates *now,
                        double better, const draft_choice *choice) {
     draft_pace pace = pace_of(now, better, load->depth, choice);
-    double rows = load->sequences * pace.rows / pace.period + load->other_rows;
+    double rows = rows_of(load, &pace);
     double positions = 1 + pace.withdrawn;
     double heads = choice->loops ? 1 + positions + n_checks(choice) : 1;
-    double flush = choice->loops == 0 && load->in_step
-                       ? shared_flush_ns(cost, load)
-                       : flush_ns(cost, load, positions, pace.period / positions);
+    /* Sequences without drafts that run equal loops share every coda and prelude. */
+    bool shared = choice->loops == 0 && load->in_step;
+    double flush = shared ? sched__flush_base_ns(cost) / load->sequences
+                          : flush_ns(cost, load, positions, pace.period / positions);
     return pace.period / load->sequences * sched__loop_ns(cost, rows) + flush +
            cost->stage[ENG_STAGE_CODA].row_ns * heads +
            cost->stage[ENG_STAGE_PRELUDE].row_ns * positions;
@@ -149,7 +148,7 @@ static void price_lookups(const cost_model *cost, const draft_load *load, const 
                           draft_choice *choice) {
     enum { MORE = 4 };
     draft_pace pace = pace_of(now, 0, load->depth, choice);
-    double rows = load->sequences * pace.rows / pace.period + load->other_rows;
+    double rows = rows_of(load, &pace);
     double loop_ns = sched__loop_ns(cost, rows), more_ns = sched__loop_ns(cost, rows + MORE);
     double row_ns = larger(more_ns - loop_ns, 0) / MORE;
     choice->saves_ns = pace.period * loop_ns / load->sequences;
@@ -188,7 +187,7 @@ static void choose_checks(const cost_model *cost, const draft_load *load, const 
 /* In full launches rows would wait, and draft later than they should. */
 static bool has_places(const draft_load *load, const estimates *now, const draft_choice *choice) {
     draft_pace pace = pace_of(now, 0, load->depth, choice);
-    double rows = load->sequences * pace.rows / pace.period + load->other_rows;
+    double rows = rows_of(load, &pace);
     return load->max_rows == 0 || rows <= load->max_rows;
 }
 
@@ -214,7 +213,7 @@ void sched__choose_draft(const cost_model *cost, const draft_model *drafts, cons
         draft_choice choice = {.loops = (uint16_t)i, .most = (uint16_t)smaller(n, most)};
         if (loops == 0 && !has_places(load, &now, &choice)) continue;
         choose_checks(cost, load, &now, &choice);
-        double ns = token_ns(cost, load, &now, hope(&now, i), &choice);
+        double ns = token_ns(cost, load, &now, hope(now.known[i], now.n[i]), &choice);
         if (ns < best_ns) best_ns = ns, *out = choice;
     }
     if (best_ns >= pays_below) *out = none;

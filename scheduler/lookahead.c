@@ -97,11 +97,6 @@ static bool coda_can_read(const scheduler *sched, const cohort *coh) {
     return true;
 }
 
-static double flush_base_ns(const scheduler *sched) {
-    const cost_fit *stage = sched->cost.stage;
-    return stage[ENG_STAGE_PRELUDE].base_ns + stage[ENG_STAGE_CODA].base_ns;
-}
-
 /* Drafts take rows, places in launches and pages only where they are free. */
 static bool has_room(const scheduler *sched, const sequence *seq) {
     uint64_t pages, blocks, looping = (uint64_t)sched->n_looping_live + sched->n_looping_tail;
@@ -129,7 +124,8 @@ static bool has_turn(const scheduler *sched, const sequence *seq) {
     enum { FREE_CODAS = 24 };
     const uint64_t *ns = sched->stats.launch_ns;
     if (!sched->draft_now.trial || seq->n_drafts > 0) return true;
-    double all = (double)(ns[0] + ns[1] + ns[2]) + FREE_CODAS * flush_base_ns(sched) / part;
+    double all =
+        (double)(ns[0] + ns[1] + ns[2]) + FREE_CODAS * sched__flush_base_ns(&sched->cost) / part;
     return sched->n_draft_rows + sched->n_to_draft == 0 && sched->trial_ns < part * all;
 }
 
@@ -164,7 +160,7 @@ void sched__offer_draft(scheduler *sched, cohort *coh) {
     if (coh->drafting == DRAFT_WAITS) {
         if (coh->n_live == 0) sched__take_draft_offer(sched, coh);
     } else if (may_draft(sched, coh)) {
-        if (sched->draft_now.trial) sched->trial_ns += flush_base_ns(sched);
+        if (sched->draft_now.trial) sched->trial_ns += sched__flush_base_ns(&sched->cost);
         queue_draft(sched, coh, &sched->to_draft);
     }
 }
@@ -191,7 +187,8 @@ void sched__take_draft_offer(scheduler *sched, cohort *coh) {
 void sched__want_look_up(scheduler *sched, sequence *seq, bool wants) {
     if (seq->to_look_up == wants) return;
     seq->to_look_up = wants;
-    sched->n_to_look_up += wants ? 1u : UINT32_MAX;
+    if (wants) sched->n_to_look_up++;
+    else sched->n_to_look_up--;
 }
 
 /* ---- sequences that wait for a coda ---- */
