@@ -107,6 +107,7 @@ static cohort *newest_known(const sequence *seq) {
 }
 
 static void learn(scheduler *sched, const draft_record *drawn, uint32_t token) {
+    if (drawn->loops) sched__age_drafts(&sched->drafts, 1);
     for (uint64_t left = drawn->loops; left; left &= left - 1) {
         uint32_t loops = (uint32_t)__builtin_ctzll(left);
         uint32_t named = loops < drawn->changed ? drawn->first : drawn->newest;

@@ -25,7 +25,6 @@ void sched__age_drafts(draft_model *drafts, double tokens) {
 }
 
 void sched__learn_draft(draft_model *drafts, uint32_t loops, bool right) {
-    sched__age_drafts(drafts, 1);
     drafts->judged[loops] += 1;
     drafts->right[loops] += right;
 }

@@ -23,7 +23,7 @@ void sched__learn_draft(draft_model *drafts, uint32_t loops, bool right);
 void sched__learn_lookup(draft_model *drafts, bool right);
 /* Probability that a draft from the text is right, with some hope. */
 double sched__lookup_agreement(const draft_model *drafts);
-/* Tokens came without drafts: what is known of drafts grows older. */
+/* Before the verdicts of a token, or after tokens without drafts: older verdicts count less. */
 void sched__age_drafts(draft_model *drafts, double tokens);
 /* Probability that a draft after so many loops is right. */
 double sched__agreement(const draft_model *drafts, uint32_t loops);
