@@ -93,6 +93,14 @@ void rig_steps(sched_rig *rig, uint32_t n) {
     }
 }
 
+bool rig_step_of(scheduler *sched) {
+    bool idle = false;
+    err e = {0};
+    cr_assert_eq(sched_step(sched, &idle, &e), 0, "%s", e.msg);
+    cr_assert(sched_sane(sched, &e), "%s", e.msg);
+    return !idle;
+}
+
 void rig_finish(sched_rig *rig) {
     rig_steps(rig, 10000000);
     cr_assert_eq(rig->sched->n_running + rig->sched->n_waiting, 0,

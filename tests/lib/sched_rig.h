@@ -35,6 +35,8 @@ sched_request rig_request(uint32_t *prompt, uint32_t n, uint32_t max_tokens, uin
 uint64_t rig_submit(sched_rig *rig, const sched_request *req);
 void rig_steps(sched_rig *rig, uint32_t n);
 void rig_finish(sched_rig *rig); /* steps until idle */
+/* One step of any scheduler, and a check of all that must hold behind it. False: it is idle. */
+bool rig_step_of(scheduler *sched);
 const sched_stats *rig_stats(sched_rig *rig);
 uint64_t rig_device_ns(sched_rig *rig);
 uint32_t rig_token(uint64_t stream, uint32_t i); /* below 64 */

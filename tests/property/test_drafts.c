@@ -12,6 +12,7 @@
 #include "tests/lib/fake_form.h"
 #include "tests/lib/golden_run.h"
 #include "tests/lib/rank_group.h"
+#include "tests/lib/sched_rig.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
@@ -198,14 +199,6 @@ static void submit(answers *all, const wish *ask, bool tell) {
     cr_assert_eq(sched_submit(all->sched, &req, &ans->id, &e), 0, "%s", e.msg);
 }
 
-static bool step(scheduler *sched) {
-    bool idle = false;
-    err e = {0};
-    cr_assert_eq(sched_step(sched, &idle, &e), 0, "%s", e.msg);
-    cr_assert(sched_sane(sched, &e), "%s", e.msg);
-    return !idle;
-}
-
 /* Sends each request after its pause, and runs all to their ends. */
 static void run(eng_backend *backend, const sched_opts *opts, wish *wishes, bool tell, answers *out,
                 sched_stats *stats) {
@@ -217,9 +210,9 @@ static void run(eng_backend *backend, const sched_opts *opts, wish *wishes, bool
     for (uint32_t i = 0; i < REQUESTS; i++) {
         submit(out, &wishes[i], tell);
         for (uint32_t k = wishes[i].pause; k > 0; k--)
-            (void)step(out->sched);
+            (void)rig_step_of(out->sched);
     }
-    while (step(out->sched)) {
+    while (rig_step_of(out->sched)) {
     }
     sched_get_stats(out->sched, stats);
     /* One withdrawn for want of pages may prove right all the same. */

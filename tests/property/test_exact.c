@@ -10,6 +10,7 @@
 #include "base/size.h"
 #include "engine/backend.h"
 #include "scheduler/scheduler.h"
+#include "tests/lib/sched_rig.h"
 #include "tests/lib/testlib.h"
 #include "tests/lib/weights.h"
 
@@ -110,14 +111,6 @@ static void submit(scheduler *sched, const wish *ask, answer *ans) {
     cr_assert_eq(sched_submit(sched, &req, &ans->id, &e), 0, "%s", e.msg);
 }
 
-static bool step(scheduler *sched) {
-    bool idle = false;
-    err e = {0};
-    cr_assert_eq(sched_step(sched, &idle, &e), 0, "%s", e.msg);
-    cr_assert(sched_sane(sched, &e), "%s", e.msg);
-    return !idle;
-}
-
 static answer alone(eng_backend *backend, const wish *ask, kv_policy policy) {
     answer ans;
     answers all = {&ans, 1};
@@ -131,7 +124,7 @@ static answer alone(eng_backend *backend, const wish *ask, kv_policy policy) {
     opts.chunk = MOST_PROMPT;
     cr_assert_eq(sched_create(&sched, backend, &opts, on_event, &all, &e), 0, "%s", e.msg);
     submit(sched, ask, &ans);
-    while (step(sched)) {
+    while (rig_step_of(sched)) {
     }
     sched_destroy(sched);
     return ans;
@@ -155,9 +148,9 @@ static uint64_t together(eng_backend *backend, const wish *wishes, answer *out, 
         submit(sched, &wishes[all.n], &out[all.n]);
         all.n++;
         for (uint32_t i = between(state, 0, 6); i > 0; i--)
-            (void)step(sched);
+            (void)rig_step_of(sched);
     }
-    while (step(sched)) {
+    while (rig_step_of(sched)) {
     }
     sched_get_stats(sched, &stats);
     sched_destroy(sched);

@@ -58,6 +58,18 @@ static void expect_answer(const sched_rig *rig, const fake_opts *fake, const sen
     cr_assert_eq(out->end.stop_id, want.stop_id);
 }
 
+/* Sends n requests, of streams from `stream` on, and compares their answers. */
+static void answer_all(sched_rig *rig, const fake_opts *fake, uint32_t n, uint64_t stream) {
+    enum { MOST_SENT = 8 };
+    sent all[MOST_SENT];
+    cr_assert_leq(n, MOST_SENT);
+    for (uint32_t i = 0; i < n; i++)
+        send(rig, &all[i], stream + i);
+    rig_finish(rig);
+    for (uint32_t i = 0; i < n; i++)
+        expect_answer(rig, fake, &all[i]);
+}
+
 /* With few heads in a coda, a row may wait to draw its draft anew while it halts in the same launch
  * as the position behind it. */
 Test(sched_drafts_life, last_codas_run_in_the_order_of_positions) {
@@ -71,12 +83,7 @@ Test(sched_drafts_life, last_codas_run_in_the_order_of_positions) {
         sched_rig rig = rig_open(&fake, &opts);
         rig.sched->ahead.rule = AHEAD_ALWAYS;
         rig.sched->host_is_free = true;
-        sent all[5];
-        for (uint32_t i = 0; i < 5; i++)
-            send(&rig, &all[i], seed + i);
-        rig_finish(&rig);
-        for (uint32_t i = 0; i < 5; i++)
-            expect_answer(&rig, &fake, &all[i]);
+        answer_all(&rig, &fake, 5, seed);
         rig_close(&rig);
     }
 }
@@ -109,12 +116,7 @@ static void run_way(const way *how, kv_policy policy) {
     opts.prefix_cache = how->prefix_cache;
     sched_rig rig = rig_open(&fake, &opts);
     rig.sched->ahead.rule = how->rule;
-    sent all[4];
-    for (uint32_t i = 0; i < 4; i++)
-        send(&rig, &all[i], i);
-    rig_finish(&rig);
-    for (uint32_t i = 0; i < 4; i++)
-        expect_answer(&rig, &fake, &all[i]);
+    answer_all(&rig, &fake, 4, 0);
     const sched_stats *st = rig_stats(&rig);
     cr_expect_gt(st->drafts_accepted, 20, "%s: %llu accepted", how->what,
                  (unsigned long long)st->drafts_accepted);
@@ -235,12 +237,7 @@ Test(sched_drafts_life, a_sequence_without_room_is_preempted_with_its_drafts) {
     fake.n_slots = 3 * (PROMPT + TOKENS) / 2 * fake_planes(&fake, fake.max_loops);
     sched_opts opts = drafting(KV_EXACT, MOST);
     sched_rig rig = rig_open(&fake, &opts);
-    sent all[4];
-    for (uint32_t i = 0; i < 4; i++)
-        send(&rig, &all[i], i);
-    rig_finish(&rig);
-    for (uint32_t i = 0; i < 4; i++)
-        expect_answer(&rig, &fake, &all[i]);
+    answer_all(&rig, &fake, 4, 0);
     const sched_stats *st = rig_stats(&rig);
     cr_assert_gt(st->preemptions, 0);
     cr_assert_gt(st->drafts_accepted, 0);
