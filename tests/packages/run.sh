@@ -22,6 +22,7 @@ quiet_make() { make --no-print-directory -j2 CUDA=0 MPI=0 "$@"; }
 # Starts the program on a free port, asks it, and ends it. Its model comes from its own folders.
 serves() { # PROGRAM MODEL
     local url
+    : >"$tmp/log" # the log of the server before this one also says "ready"
     (cd "$tmp" && HOME=$tmp exec "$1" serve "$2" --device cpu --threads 1 --port 0 2>"$tmp/log") & server=$!
     for _ in $(seq 600); do grep -q ' ready on ' "$tmp/log" && break; kill -0 $server 2>/dev/null || break; sleep 0.1; done
     url=$(sed -n 's/.* ready on \(http[^ ]*\) after.*/\1/p' "$tmp/log")

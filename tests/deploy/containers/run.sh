@@ -53,6 +53,7 @@ inside() { # COMMAND...: in the groups, and in the place of this shell
     exec sh -c 'for g in '"$inner"'; do echo $$ >"$g/cgroup.procs"; done; exec "$@"' sh "$@"
 }
 serve_says() { # OPTIONS...: the log of a server that got ready, in $dir/err
+    : >"$dir/err" # the log of the server before this one also says "ready"
     inside "$fathom" serve --device cpu --port 0 "$@" 2>"$dir/err" &
     server=$!
     for _ in $(seq 300); do
