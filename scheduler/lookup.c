@@ -43,9 +43,12 @@ static uint32_t look_up(const sequence *seq, uint32_t most, const uint32_t **fou
     return at == 0 ? 0 : smaller(most, n - at);
 }
 
+/* The search costs microseconds, for every sequence and token: only where a draft may follow. */
 static void draft_from_text(scheduler *sched, sequence *seq) {
     const uint32_t *found;
-    for (uint32_t i = 0, n = look_up(seq, most_worth(sched), &found); i < n; i++) {
+    uint32_t most = most_worth(sched);
+    if (most == 0 || !sched__may_draft_behind(sched, seq)) return;
+    for (uint32_t i = 0, n = look_up(seq, most, &found); i < n; i++) {
         if (!sched__may_draft_behind(sched, seq) || !sched__draft_behind(sched, seq, found[i]))
             return;
     }
