@@ -71,10 +71,10 @@ static int check_agreement(const model_plan *plan, double depth, err *e) {
 static int find_motion(model_init_opts *opts, const model_plan *plan, double wanted,
                        const char *out, err *e) {
     agreement_found found;
-    fprintf(stderr, "fathom init: measuring smaller models for the agreement\n");
-    if (check_agreement(plan, (double)opts->mean_depth, e) != 0 ||
-        agreement_find(&found, plan, opts, wanted, out, e) != 0)
+    if (check_agreement(plan, (double)opts->mean_depth, e) != 0 || model_init_check(out, e) != 0)
         return -1;
+    fprintf(stderr, "fathom init: measuring smaller models for the agreement\n");
+    if (agreement_find(&found, plan, opts, wanted, out, e) != 0) return -1;
     opts->motion = found.motion;
     fprintf(
         stderr,
@@ -128,8 +128,10 @@ int cmd_init(opt_args *args) {
         {"--agreement", OPT_REAL, &agreement, "P",
          "part of tokens, up to 1, that loop 1 and the last loop name alike, drawn with the same "
          "random numbers at temperature 1, as drafts are: later loops then change little, and "
-         "logits are as peaked as a trained model's. Found on smaller models in about a minute; "
-         "'fathom compare --made-up' measures it (default: usual weights, which hardly agree)",
+         "logits are as peaked as a trained model's. Found in about a minute on smaller models, in "
+         "a "
+         "folder DIR.fathom-trial that is removed again; 'fathom compare --made-up' measures it "
+         "(default: usual weights, which hardly agree)",
          0.01, 1, false},
         {"--halted-kv", OPT_CHOICE, &policy, "exact|last",
          "policy that config.json names; openmythos models only (default exact)", 0, 0, false},

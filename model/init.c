@@ -311,23 +311,28 @@ static int write_index(writer *ctx) {
 
 /* ---- the whole ---- */
 
-static int check_folder(writer *ctx) {
+int model_init_check(const char *dir, err *e) {
     static const char *const taken[] = {"model.safetensors", "model.safetensors.index.json",
                                         "config.json"};
-    if (mkdir(ctx->dir, 0755) == 0) ctx->made_dir = true;
-    else if (errno != EEXIST) return failed(ctx, ctx->dir, errno);
     for (size_t i = 0; i < ARRAY_LEN(taken); i++) {
         buf path = {0};
-        buf_printf(&path, "%s/%s", ctx->dir, taken[i]);
-        if (path.failed) return buf_deinit(&path), no_memory(ctx);
         struct stat st;
-        bool exists = lstat(path.data, &st) == 0;
-        if (exists)
-            err_set(ctx->err, ERR_USAGE, "out", "%s: exists already; nothing is overwritten",
-                    path.data);
+        buf_printf(&path, "%s/%s", dir, taken[i]);
+        int rc = 0;
+        if (path.failed) rc = err_set(e, ERR_NO_MEMORY, NULL, "%s: out of memory", dir);
+        else if (lstat(path.data, &st) == 0)
+            rc = err_set(e, ERR_USAGE, "out", "%s: exists already; nothing is overwritten",
+                         path.data);
         buf_deinit(&path);
-        if (exists) return -1;
+        if (rc != 0) return rc;
     }
+    return 0;
+}
+
+static int check_folder(writer *ctx) {
+    if (mkdir(ctx->dir, 0755) == 0) ctx->made_dir = true;
+    else if (errno != EEXIST) return failed(ctx, ctx->dir, errno);
+    if (model_init_check(ctx->dir, ctx->err) != 0) return -1;
     struct statvfs fs;
     if (statvfs(ctx->dir, &fs) != 0) return failed(ctx, ctx->dir, errno);
     uint64_t room = (uint64_t)fs.f_bavail * fs.f_frsize;

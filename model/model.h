@@ -156,7 +156,10 @@ typedef struct {
      * logits as peaked as a trained model's. 0: the usual weights, else at most 1. */
     float motion;
 } model_init_opts;
-/* Writes a model folder with random weights. Refuses to overwrite an existing model.safetensors. */
+/* ERR_USAGE if the folder has a file that model_init_write would overwrite. It need not be there.
+ */
+int model_init_check(const char *dir, err *e) WARN_UNUSED;
+/* Writes a model folder with random weights. Makes the check above first. */
 int model_init_write(const char *dir, const model_plan *plan, const model_init_opts *opts,
                      err *e) WARN_UNUSED;
 

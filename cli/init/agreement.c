@@ -4,13 +4,13 @@
 
 #include "base/hash.h"
 #include "base/size.h"
+#include "cli/init/trial.h"
 #include "runtime/runtime.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* 1,024 positions: an agreement of 0.9 is measured to 0.01. */
 enum { WINDOWS = 8, WINDOW = 128, POSITIONS = WINDOWS * WINDOW, TRIALS = 9 };
@@ -159,34 +159,22 @@ static int measure_folder(double *agreement, const char *dir, err *e) {
 
 /* ---- the search ---- */
 
-static void remove_folder(const char *dir) {
-    static const char *const files[] = {"config.json", "model.safetensors"};
-    for (size_t i = 0; i < ARRAY_LEN(files); i++) {
-        buf path = {0};
-        buf_printf(&path, "%s/%s", dir, files[i]);
-        if (!path.failed) (void)unlink(path.data);
-        buf_deinit(&path);
-    }
-    (void)rmdir(dir);
-}
-
 static int measure_motion(double *agreement, const model_plan *plan, const model_init_opts *opts,
-                          const char *dir, err *e) {
-    int rc = model_init_write(dir, plan, opts, e);
-    if (rc != 0) return -1; /* a refusal leaves the folder as it was */
-    rc = measure_folder(agreement, dir, e);
-    remove_folder(dir);
+                          err *e) {
+    int rc = model_init_write(trial_dir(), plan, opts, e);
+    if (rc == 0) rc = measure_folder(agreement, trial_dir(), e);
+    trial_remove();
     return rc;
 }
 
 /* Agreement falls as motion rises: bisection of its logarithm. */
 static int search(agreement_found *out, const model_plan *plan, model_init_opts opts, double wanted,
-                  const char *dir, err *e) {
+                  err *e) {
     double low = log(LEAST_MOTION), high = 0, off = INFINITY;
     for (int i = 0; i <= TRIALS; i++) {
         double at = i == 0 ? 0 : (low + high) / 2, agreement;
         opts.motion = (float)exp(at);
-        if (measure_motion(&agreement, plan, &opts, dir, e) != 0) return -1;
+        if (measure_motion(&agreement, plan, &opts, e) != 0) return -1;
         if (fabs(agreement - wanted) < off) {
             off = fabs(agreement - wanted);
             out->motion = opts.motion;
@@ -208,13 +196,11 @@ int agreement_find(agreement_found *out, const model_plan *plan, const model_ini
                        plan->loops_default);
     model_plan small = smaller(plan);
     model_init_opts own = *opts;
-    buf trial = {0};
     own.progress = NULL;
     own.shard_bytes = 0;
     *out = (agreement_found){.dim = small.dim, .loops = small.loops_default};
-    buf_printf(&trial, "%s.trial", dir);
-    int rc = trial.failed ? err_set(e, ERR_NO_MEMORY, NULL, "out of memory")
-                          : search(out, &small, own, wanted, trial.data, e);
-    buf_deinit(&trial);
+    if (trial_begin(dir, e) != 0) return -1;
+    int rc = search(out, &small, own, wanted, e);
+    trial_end();
     return rc;
 }

@@ -13,8 +13,8 @@ typedef struct {
 } agreement_found;
 
 /* Looks for the motion on smaller models of the plan's shape, written one after another to a folder
- * beside `dir` and removed again. Takes seconds. ERR_USAGE if no token may run fewer loops than
- * all. */
+ * beside `dir` and removed again (trial.h). Takes seconds. ERR_USAGE if no token may run fewer
+ * loops than all. */
 int agreement_find(agreement_found *out, const model_plan *plan, const model_init_opts *opts,
                    double wanted, const char *dir, err *e) WARN_UNUSED;
 

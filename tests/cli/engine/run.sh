@@ -216,9 +216,32 @@ for family in ouro_tiny tiny huginn_tiny; do
     "$fathom" compare --model "$out/agrees" --device cpu --made-up 1024 --at-loops 1 --json >"$out/compare.json" 2>/dev/null
     jq -e '.tokens == 1024 and .runs[0].drawn_agreement == 1 and (.runs[3].drawn_agreement - 0.8 | fabs) < 0.06' "$out/compare.json" >/dev/null ||
         fail "agreement of $family: $(cat "$out/compare.json")"
-    [ ! -e "$out/agrees.trial" ] || fail "init left a smaller model behind"
+    [ ! -e "$out/agrees.fathom-trial" ] || fail "init left a smaller model behind"
     rm -r "$out/agrees"
 done
+
+# An init that is ended while it measures leaves no smaller model; one that is killed leaves it to the next one.
+searching() { # SIGNAL, STATUS: runs init until there is a smaller model, then ends it
+    env --default-signal=INT "$fathom" init --config-json bench/tools/configs/depthwise-b.json --agreement 0.9 --out "$out/ended" 2>"$out/err" &
+    pid=$!
+    until [ -e "$out/ended.fathom-trial/model.safetensors" ]; do kill -0 $pid || fail "init: $(cat "$out/err")"; sleep 0.01; done
+    kill -"$1" $pid
+    rc=0
+    wait $pid || rc=$?
+    [ $rc -eq "$2" ] || fail "init after SIG$1: status $rc, expected $2: $(cat "$out/err")"
+    [ ! -e "$out/ended" ] || fail "init after SIG$1 made the folder"
+}
+for ends in INT:130 TERM:143 HUP:129; do
+    searching ${ends%:*} ${ends#*:}
+    [ ! -e "$out/ended.fathom-trial" ] || fail "init after SIG${ends%:*} left $(ls "$out/ended.fathom-trial")"
+done
+searching KILL 137
+[ -e "$out/ended.fathom-trial" ] || fail "a killed init cleaned up"
+"$fathom" init --variant ouro_tiny --agreement 0.8 --out "$out/ended" >/dev/null 2>"$out/err" || fail "init beside a leftover: $(cat "$out/err")"
+[ ! -e "$out/ended.fathom-trial" ] || fail "init kept a leftover"
+# A folder with a model is refused before anything is measured.
+if "$fathom" init --variant ouro_tiny --agreement 0.8 --out "$out/ended" 2>"$out/err"; then fail "init wrote over a model"; fi
+grep -q 'exists already' "$out/err" && ! grep -q measuring "$out/err" || fail "init over a model: $(cat "$out/err")"
 
 for bad in "init --variant nanbeige_tiny --agreement 0.9 --out $out/none" \
     "init --variant huginn_tiny --mean-depth 2 --agreement 0.9 --out $out/none" \
