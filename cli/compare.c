@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_RUNS = 13 };
+enum { MAX_RUNS = 13, PERPLEXITY_DIGITS = 5 };
 
 typedef struct {
     kv_policy policy;
@@ -152,24 +152,32 @@ static double loops_kept(const compare_run *run, double most) {
     return most;
 }
 
+static uint32_t default_loops(const compare *cmp) {
+    uint32_t asked = cmp->rt->sched.default_max_loops;
+    return asked ? asked : model_plan_of(cmp->rt->model)->loops_default;
+}
+
 /* Cache bytes of one position: the planes outside the loop, and the loops kept. */
 static double bytes_kept(const compare *cmp, const compare_run *run, bool all_loops) {
     const model_plan *plan = model_plan_of(cmp->rt->model);
-    const sched_opts *limits = &cmp->rt->sched;
-    double most = run->max_loops              ? run->max_loops
-                  : limits->default_max_loops ? limits->default_max_loops
-                                              : plan->loops_default;
+    double most = run->max_loops ? run->max_loops : default_loops(cmp);
     double loops = all_loops ? most : loops_kept(run, most);
     return (plan_planes(plan, 0) + loops) * (double)cmp->rt->backend->info.slot_bytes;
+}
+
+static double percent(uint64_t part, uint64_t all) {
+    return 100.0 * (double)part / (double)all;
 }
 
 static void print_text(const compare *cmp, size_t n_tokens) {
     buf plan = {0};
     describe_runtime(&plan, cmp->rt);
-    printf("%s\n%zu tokens in windows of %u, compared with policy exact at the default "
-           "loops\n%-14s %10s %10s %8s %8s %10s %8s %12s %12s\n",
-           plan.data ? plan.data : "", n_tokens, cmp->window, "", "loss", "perplexity", "top-1 %",
-           "drawn %", "KL", "depth", "cache B/tok", "all loops");
+    printf(
+        "%s\n%zu tokens in windows of %u, compared with policy exact at the default "
+        "loops, drawn at temperature %g and top_p %g\n%-14s %10s %10s %8s %8s %10s %8s %12s %12s\n",
+        plan.data ? plan.data : "", n_tokens, cmp->window, (double)cmp->sampling.temperature,
+        (double)cmp->sampling.top_p, "", "loss", "perplexity", "top-1 %", "drawn %", "KL", "depth",
+        "cache B/tok", "all loops");
     buf_deinit(&plan);
     for (size_t i = 0; i < cmp->n_runs; i++) {
         const compare_run *run = &cmp->runs[i];
@@ -179,16 +187,18 @@ static void print_text(const compare *cmp, size_t n_tokens) {
             snprintf(name + len, sizeof name - (size_t)len, ", %u loop%s", run->max_loops,
                      run->max_loops == 1 ? "" : "s");
         double nll = run->nll / (double)run->n_predicted, n = (double)run->n_positions;
-        printf("%-14s %10.4f %10.3f %8.2f %8.2f %10.6f %8.3f %12.0f %12.0f\n", name, nll, exp(nll),
-               100.0 * (double)run->agree / n, 100.0 * (double)run->drawn_agree / n, run->kl / n,
-               run->loops / n, bytes_kept(cmp, run, false), bytes_kept(cmp, run, true));
+        printf("%-14s %10.4f %10.*g %8.2f %8.2f %10.6f %8.3f %12.0f %12.0f\n", name, nll,
+               PERPLEXITY_DIGITS, exp(nll), percent(run->agree, run->n_positions),
+               percent(run->drawn_agree, run->n_positions), run->kl / n, run->loops / n,
+               bytes_kept(cmp, run, false), bytes_kept(cmp, run, true));
     }
 }
 
 static void print_json(const compare *cmp, size_t n_tokens) {
     buf plan = {0};
     describe_runtime_json(&plan, cmp->rt);
-    printf("{\"tokens\":%zu,\"window\":%u,%s,\"runs\":[", n_tokens, cmp->window,
+    printf("{\"tokens\":%zu,\"window\":%u,\"temperature\":%g,\"top_p\":%g,%s,\"runs\":[", n_tokens,
+           cmp->window, (double)cmp->sampling.temperature, (double)cmp->sampling.top_p,
            plan.data ? plan.data : "\"family\":null");
     buf_deinit(&plan);
     for (size_t i = 0; i < cmp->n_runs; i++) {
@@ -209,6 +219,30 @@ static void print_json(const compare *cmp, size_t n_tokens) {
         printf("]}");
     }
     printf("\n]}\n");
+}
+
+/* The curve ends at the default loops, where all tokens are alike. */
+static int draw_curve(const compare *cmp, const char *file, size_t n_tokens, err *e) {
+    agreement_point points[MAX_RUNS + 1];
+    size_t n = 0;
+    for (size_t i = 0; i < cmp->n_runs; i++) {
+        const compare_run *run = &cmp->runs[i];
+        if (run->max_loops == 0 || run->max_loops >= default_loops(cmp)) continue;
+        points[n++] = (agreement_point){.loops = run->max_loops,
+                                        .likeliest = percent(run->agree, run->n_positions),
+                                        .drawn = percent(run->drawn_agree, run->n_positions)};
+    }
+    points[n++] = (agreement_point){.loops = default_loops(cmp), .likeliest = 100, .drawn = 100};
+    const agreement_curve curve = {.file = file,
+                                   .model_dir = model_dir(cmp->rt->model),
+                                   .n_tokens = n_tokens,
+                                   .temperature = (double)cmp->sampling.temperature,
+                                   .top_p = (double)cmp->sampling.top_p,
+                                   .default_loops = default_loops(cmp),
+                                   .points = points,
+                                   .n = n,
+                                   .depths = cmp->runs[0].histogram};
+    return curve_draw(&curve, e);
 }
 
 static int add_runs(compare *cmp, const char *loops, uint32_t ceiling, err *e) {
@@ -287,6 +321,7 @@ static int run_compare(const runtime *rt, const options *opts, err *e) {
     if (rc == 0) rc = open_runs(&cmp, e);
     if (rc == 0) rc = run_windows(&cmp, ids.data, ids.n, e);
     if (rc == 0) (opts->json ? print_json : print_text)(&cmp, ids.n);
+    if (rc == 0 && opts->plot) rc = draw_curve(&cmp, opts->plot, ids.n, e);
     for (size_t i = 0; i < cmp.n_runs; i++)
         sched_destroy(cmp.runs[i].scheduler);
     token_ids_deinit(&ids);
@@ -302,8 +337,9 @@ static int check_options(const options *opts, err *e) {
     if ((opts->text != NULL) + (opts->questions != NULL) + (opts->made_up > 0) != 1)
         return err_set(e, ERR_USAGE, NULL,
                        "compare: give one of --text, --made-up and --questions");
-    if (opts->plot && opts->questions == NULL)
-        return err_set(e, ERR_USAGE, "--plot", "compare: --plot goes with --questions");
+    if (opts->plot && opts->questions == NULL && opts->loops == NULL)
+        return err_set(e, ERR_USAGE, "--plot",
+                       "compare: --plot draws agreement over loops: give --at-loops, as in 1,2,4");
     return opts->plot ? gnuplot_check("--plot", opts->plot, e) : 0;
 }
 
@@ -370,8 +406,8 @@ int cmd_compare(opt_args *args) {
          "probability (default 1)",
          0, 1, false},
         {"--plot", OPT_TEXT, &opts.plot, "FILE",
-         "with --questions: also draw right answers over loops into FILE, which ends in .svg or "
-         ".png (needs gnuplot)",
+         "also draw into FILE, which ends in .svg or .png: with --questions right answers over "
+         "loops, else agreement over loops (needs gnuplot)",
          0, 0, false},
         {"--json", OPT_FLAG, &opts.json, NULL, "print JSON instead of a table", 0, 0, false},
     };

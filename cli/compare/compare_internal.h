@@ -1,5 +1,6 @@
-/* compare_internal.h - the second form of `fathom compare`: questions with known answers, asked
- * with fewer loops and with as many as the model chooses. */
+/* compare_internal.h - the parts of `fathom compare` beside the comparison on a text: questions
+ * with known answers, asked with fewer loops and with as many as the model chooses; and both forms'
+ * pictures. */
 #ifndef FATHOM_COMPARE_INTERNAL_H
 #define FATHOM_COMPARE_INTERNAL_H
 
@@ -46,6 +47,24 @@ int ask_compare(const runtime *rt, const ask_opts *opts, err *e) WARN_UNUSED;
 
 double ask_percent(const ask_sum *sum); /* right answers */
 double ask_loops(const ask_sum *sum);   /* mean loops of an answer */
+
+/* Agreement after some loops with the default loops. */
+typedef struct {
+    uint32_t loops;
+    double likeliest, drawn; /* % of tokens */
+} agreement_point;
+typedef struct {
+    const char *file, *model_dir;
+    size_t n_tokens;
+    double temperature, top_p; /* of the drawn tokens */
+    uint32_t default_loops;
+    const agreement_point *points; /* in any order */
+    size_t n;
+    const uint32_t *depths; /* positions by depth under policy exact, [PLAN_MAX_LOOPS + 1] */
+} agreement_curve;
+
+/* curve.c: draws agreement over loops. */
+int curve_draw(const agreement_curve *curve, err *e) WARN_UNUSED;
 
 /* report.c, staircase.c */
 void ask_print_text(const ask_session *ask);

@@ -122,13 +122,19 @@ refused 'line 5 of .*own.jsonl: not valid JSON' --questions "$out/own.jsonl"
 refused 'give one of --text, --made-up and --questions' --json
 refused 'give one of --text, --made-up and --questions' --text models/demo/held_out.txt --questions "$out/own.jsonl"
 refused "at-loops '1,17'" --questions models/hops/questions.jsonl --at-loops 1,17
-refused 'plot goes with --questions' --text models/demo/held_out.txt --plot "$out/x.svg"
+refused 'plot draws agreement over loops: give --at-loops' --text models/demo/held_out.txt --plot "$out/x.svg"
 refused 'ends in .svg or .png' --questions models/hops/questions.jsonl --plot "$out/x.pdf"
 if command -v gnuplot >/dev/null; then
     # shellcheck disable=SC2086
     "$fathom" compare $hops --at-loops 1,8 --plot "$out/hops.svg" >/dev/null 2>&1
     grep -q 'policies exact and last alike: 100 % right at 4.50 loops' "$out/hops.svg" || fail "no title in the staircase"
     grep -q '>8 steps<' "$out/hops.svg" || fail "no band of 8 steps"
+    "$fathom" compare --model models/demo --device cpu --text models/demo/held_out.txt --first 512 --at-loops 4,1 --temperature 0.5 --json \
+        --plot "$out/agreement.svg" >"$out/agreement.json" 2>/dev/null
+    grep -q '>512 tokens, drawn at temperature 0.5<' "$out/agreement.svg" && grep -q '>drawn token alike<' "$out/agreement.svg" ||
+        fail "no agreement in the picture"
+    jq -e '.temperature == 0.5 and .top_p == 1 and [.runs[3, 4].max_loops] == [4, 1]' "$out/agreement.json" >/dev/null ||
+        fail "compare --temperature: $(cat "$out/agreement.json")"
 fi
 
 # Real prompts: every mode answers all of them, after the same exits, and a wrong answer is counted as one.
