@@ -3,14 +3,15 @@
  *
  * A chunk's member "draft" is all text that may follow the text sent so far, so a client forgets
  * the last one at each chunk. It begins with text that is certain but held back, because it may
- * become a stop string, a mark or a character of several tokens. */
+ * become a stop string, a mark or a character of several tokens. Without a tokenizer an answer
+ * consists of ids, and the member is "draft_token_ids". */
 #include "api/dialect_internal.h"
 
 #include <stdlib.h>
 
 int api__drafts_create(api_reply *reply, err *e) {
     const api_request *req = reply->req;
-    bool shown = req->include_drafts && reply->ctx->opts.tokenizer && req->calls == API__CALLS_NONE;
+    bool shown = req->include_drafts && req->calls == API__CALLS_NONE;
     for (uint32_t i = 0; shown && i < reply->n_choices; i++) {
         reply->choices[i].drafts = calloc(1, sizeof *reply->choices[i].drafts);
         if (reply->choices[i].drafts == NULL) return api__out_of_memory(e);
@@ -62,12 +63,28 @@ static size_t add_drafts(const api_reply *reply, const api__choice *choice, buf 
     return certain + taken - reply->req->stops[hit].len;
 }
 
-void api__write_draft(buf *out, const api_reply *reply, api__choice *choice) {
+static bool ends_answer(const api_request *req, uint32_t id) {
+    for (uint32_t i = 0; i < req->n_stop_ids; i++) {
+        if (req->stop_ids[i] == id) return true;
+    }
+    return false;
+}
+
+static void write_ids(buf *out, const api_reply *reply, const api__choice *choice) {
+    const api__drafts *drafts = choice->drafts;
+    uint64_t left = choice->prompt->max_tokens - choice->n_output;
+    uint32_t i;
+    for (i = 0; i < drafts->n && i < left && !ends_answer(reply->req, drafts->ids[i]); i++) {
+        buf_puts(out, i ? "," : ",\"draft_token_ids\":[");
+        api__write_uint(out, drafts->ids[i]);
+    }
+    if (i > 0) buf_puts(out, "]");
+}
+
+static void write_text(buf *out, const api_reply *reply, const api__choice *choice) {
     size_t from;
     buf tail = {0};
-    if (choice->drafts == NULL) return;
-    choice->drafts->fresh = false;
-    if (choice->drafts->n == 0 || out->len >= API__SLICE || api__has_fresh(reply, choice)) return;
+    if (api__has_fresh(reply, choice)) return;
     if (!api__tail_at(&choice->thinker, reply->req, choice->ready, &from)) return;
     if (choice->text.len > from)
         buf_append(&tail, choice->text.data + from, choice->text.len - from);
@@ -79,4 +96,12 @@ void api__write_draft(buf *out, const api_reply *reply, api__choice *choice) {
         buf_json_string(out, tail.data, n);
     }
     buf_deinit(&tail);
+}
+
+void api__write_draft(buf *out, const api_reply *reply, api__choice *choice) {
+    if (choice->drafts == NULL) return;
+    choice->drafts->fresh = false;
+    if (choice->drafts->n == 0 || out->len >= API__SLICE) return;
+    if (reply->ctx->opts.tokenizer) write_text(out, reply, choice);
+    else write_ids(out, reply, choice);
 }

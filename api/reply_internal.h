@@ -138,7 +138,8 @@ int api__drafts_create(api_reply *reply, err *e) WARN_UNUSED; /* where the reque
 void api__draft_named(api__choice *choice, const sched_event *ev, bool room);
 /* A token came: confirms the first drafted token, or drops all. Call before it is counted. */
 void api__draft_judged(api__choice *choice, uint32_t token);
-/* The member "draft" of a chunk, with a comma before it; nothing without drafts. A reader that has
+/* The member "draft" of a chunk, or "draft_token_ids" without a tokenizer, with a comma before it;
+ * nothing without drafts. A reader that has
  * much to read still gets none, so that drafts take no memory. */
 void api__write_draft(buf *out, const api_reply *reply, api__choice *choice);
 

@@ -31,10 +31,10 @@ static bool has_news(const api_reply *reply, const api__choice *choice) {
     if (choice->closed) return false;
     if (choice->state != API__RUNNING) return true; /* the reason has to be written */
     if (choice->n_output == 0) return false; /* an echoed prompt is written with the first token */
+    if (choice->drafts && choice->drafts->fresh && choice->opened) return true;
     if (reply->ctx->opts.tokenizer == NULL)
         return choice->n_tokens > 0; /* the answer consists of ids */
-    return api__has_fresh(reply, choice) ||
-           (choice->drafts && choice->drafts->fresh && choice->opened);
+    return api__has_fresh(reply, choice);
 }
 
 static api__choice *next_with_news(api_reply *reply) {

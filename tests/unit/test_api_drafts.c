@@ -315,6 +315,49 @@ Test(api_drafts, a_reader_that_is_behind_gets_the_answer_and_no_drafts) {
     buf_deinit(&out);
 }
 
+/* ---- without a tokenizer ---- */
+
+static void shows_ids(buf *out, const char *drafted) {
+    cr_assert_not_null(out->data, "no chunk");
+    const char *at = strstr(out->data, ",\"draft_token_ids\":");
+    cr_assert_eq(at != NULL, drafted != NULL, "%s", out->data);
+    if (drafted) cr_assert_eq(strncmp(at + 19, drafted, strlen(drafted)), 0, "%s", at);
+    cr_assert_null(strstr(out->data, "\"draft\""));
+    buf_clear(out);
+}
+
+Test(api_drafts, a_model_without_a_tokenizer_shows_the_ids_that_may_follow) {
+    api_fixture_close(&fixture);
+    api_fixture_open(&fixture, NULL, true);
+    run self;
+    begin(&self, &api_dialect_completion,
+          "{\"model\":\"demo\",\"prompt\":[1,2],\"max_tokens\":4,\"stream\":true,"
+          "\"stop_token_ids\":[9],\"stream_options\":{\"include_drafts\":true}}");
+    err e = {0};
+    const struct {
+        uint32_t id;
+        bool certain;
+        uint32_t place; /* of a draft */
+        const char *shown;
+    } rows[] = {
+        {7, true, 0, NULL},      {5, false, 0, "[5],"},
+        {6, false, 1, "[5,6],"}, {9, false, 2, "[5,6],"}, /* ends the answer */
+        {5, true, 0, "[6],"},    {8, false, 0, "[8],"},
+        {4, false, 1, "[8,4],"}, {3, false, 2, "[8,4],"}, /* beyond max_tokens */
+        {2, true, 0, NULL},      {9, false, 0, NULL},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        sched_event ev = draft_event(&self, rows[i].id, rows[i].place);
+        if (rows[i].certain) ev = ev_token(rows[i].id, 2, -0.5f);
+        (void)api_event(self.reply, 0, &ev, &self.out, &e);
+        self.certain += rows[i].certain;
+        shows_ids(&self.out, rows[i].shown);
+    }
+    api_reply_destroy(self.reply);
+    buf_deinit(&self.out);
+    client_deinit(&self.seen);
+}
+
 /* ---- reasoning ---- */
 
 static const api__marks think = {"<think>", "</think>"};
