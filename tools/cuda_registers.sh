@@ -1,7 +1,7 @@
 #!/bin/sh
 # Prints a table of every kernel's registers, spills, stack and barriers per target, read from
 # what ptxas said while build/fathom-cuda.so was made:
-#   tools/cuda_registers.sh > bench/results/2026-11-27-nvcc13/registers.txt
+#   tools/cuda_registers.sh > bench/results/2026-11-28-nvcc13/registers.txt
 # Exit status 1 if a kernel spills.
 set -u
 cd "$(dirname "$0")/.." || exit 2
