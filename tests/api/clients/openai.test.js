@@ -148,17 +148,6 @@ describe("the demo model", () => {
         assert.ok(low.choices[0].depths.every((d) => d <= 2), "minimal is a quarter of eight loops");
     });
 
-    test("drafted text is a member of its own, and the text is that of a stream without it", async () => {
-        const textOf = (chunks) => chunks.map((c) => c.choices[0]?.text ?? c.choices[0]?.delta.content ?? "").join("");
-        const both = async (make) => [await all(await make({ stream: true })), await all(await make({ stream: true, stream_options: { include_drafts: true } }))];
-        for (const make of [(more) => client.completions.create({ ...greedy, prompt, ...more }), (more) => client.chat.completions.create({ model, messages, temperature: 0, max_completion_tokens: 24, ...more })]) {
-            const [plain, drafting] = await both(make);
-            assert.equal(textOf(drafting), textOf(plain));
-            assert.ok(plain.every((c) => !("draft" in c.choices[0])));
-            assert.ok(drafting.every((c) => ["string", "undefined"].includes(typeof c.choices[0].draft)));
-        }
-    });
-
     test("every response carries a request id", async () => {
         const { response, request_id: id } = await client.completions.create({ ...greedy, prompt, max_tokens: 1 }).withResponse();
         assert.ok(id);
@@ -198,6 +187,47 @@ describe("the demo model", () => {
             assert.ok(e.message.length > 8 && e.message.length < 400);
             assert.ok(e.requestID, "and names the request");
         }
+    });
+});
+
+describe("a server that drafts", () => {
+    let server, client;
+    before(async () => {
+        server = await Server.start(["--speculate", "4", "--draft-loops", "1"], { device: "cpu" });
+        client = clientOf(server);
+    });
+    after(() => server.stop());
+
+    const drafts = { stream_options: { include_drafts: true, include_usage: true } };
+    const chat = { model, messages, temperature: 0, max_completion_tokens: 24, logprobs: true };
+    const textOf = (chunks) => chunks.map((c) => c.choices[0]?.text ?? c.choices[0]?.delta.content ?? "").join("");
+
+    test("drafted text is a member of its own, and the text is that of a stream without it", async () => {
+        for (const make of [(more) => client.completions.create({ ...greedy, prompt, ...more }), (more) => client.chat.completions.create({ ...chat, ...more })]) {
+            const plain = await all(await make({ stream: true })), drafting = await all(await make({ stream: true, ...drafts }));
+            assert.equal(textOf(drafting), textOf(plain));
+            assert.ok(plain.every((c) => !("draft" in c.choices[0])));
+            assert.ok(drafting.every((c) => ["string", "undefined"].includes(typeof c.choices[0]?.draft)));
+            assert.ok(drafting.some((c) => c.choices[0]?.draft), "something was drafted");
+        }
+    });
+
+    test("the stream helper assembles the same answer, with events and totals that count no draft", async () => {
+        const whole = await client.chat.completions.create(chat);
+        let text = "", seen = 0, scored = 0;
+        const runner = client.chat.completions.stream({ ...chat, ...drafts });
+        runner.on("content", (delta, snapshot) => assert.equal((text += delta), snapshot));
+        runner.on("logprobs.content.delta", ({ content }) => (scored += content.length));
+        runner.on("chunk", (c) => (seen += c.choices[0]?.draft !== undefined));
+        const final = await runner.finalChatCompletion();
+        assert.ok(seen > 0, "something was drafted");
+        assert.equal(text, whole.choices[0].message.content);
+        assert.equal(await runner.finalContent(), text);
+        assert.equal(scored, whole.choices[0].logprobs.content.length);
+        const { choices: [a], usage } = final, { choices: [b] } = whole;
+        assert.deepEqual([a.message.content, a.message.role, a.finish_reason], [b.message.content, b.message.role, b.finish_reason]);
+        assert.deepEqual(a.logprobs.content, b.logprobs.content);
+        assert.equal(usage.completion_tokens, whole.usage.completion_tokens);
     });
 });
 

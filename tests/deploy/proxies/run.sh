@@ -162,6 +162,7 @@ if have prometheus; then
     mean_depth() { query fathom:mean_depth:rate1m | jq -e '.data.result[0].value[1] | tonumber | . > 1 and . < 3'; }
     wait_for has_rate
     check "prometheus records a mean depth like the fake engine's, between 1 and 3" wait_for mean_depth
+    # Every query of the dashboard, and the queries for speculation that vLLM's users have.
     while IFS= read -r expr; do
         asked=${expr//\$instance/.*}
         asked=${asked//\$__rate_interval/10m}
@@ -170,7 +171,14 @@ if have prometheus; then
         if ! jq -e '.status == "success"' <<<"$answer" >/dev/null; then bad "dashboard: $expr"; continue; fi
         n=$(jq '.data.result | length' <<<"$answer")
         if [ "$n" -gt 0 ]; then good "dashboard ($n series): ${expr:0:70}"; else bad "dashboard, no series: $expr"; fi
-    done < <(jq -r '.panels[].targets[].expr' deploy/grafana/dashboards/fathom.json)
+    done < <(
+        jq -r '.panels[].targets[].expr' deploy/grafana/dashboards/fathom.json
+        cat <<'END'
+rate(vllm:spec_decode_num_accepted_tokens_total[$__rate_interval]) / rate(vllm:spec_decode_num_draft_tokens_total[$__rate_interval])
+1 + rate(vllm:spec_decode_num_accepted_tokens_total[$__rate_interval]) / rate(vllm:spec_decode_num_drafts_total[$__rate_interval])
+rate(vllm:spec_decode_num_accepted_tokens_per_pos_total[$__rate_interval]) / ignoring(position) group_left rate(vllm:spec_decode_num_drafts_total[$__rate_interval])
+END
+    )
     curl -fs "$prom/api/v1/rules" | jq -e '[.data.groups[].rules[].health] | all(. == "ok")' >/dev/null &&
         good "all rules are healthy in prometheus" || bad "a rule is not healthy"
 else left+=("prometheus (prometheus)"); fi
