@@ -17,7 +17,7 @@ typedef struct {
     const char *chat_template, *system;
     uint64_t max_tokens, seed;
     opt_real temperature;
-    bool no_history;
+    bool no_history, no_drafts;
 } options;
 
 /* ---- opening ---- */
@@ -101,6 +101,7 @@ static int set_all(chat *self, const options *opts, err *e) {
 static int open_chat(chat *self, const options *opts, err *e) {
     self->terminal = isatty(STDIN_FILENO);
     self->tint = self->terminal && terminal_has_colours(STDOUT_FILENO);
+    self->drafts = self->tint && !opts->no_drafts;
     self->dim = terminal_has_colours(STDERR_FILENO);
     const chat_input_opts input = {
         .terminal = self->terminal,
@@ -212,6 +213,9 @@ int cmd_chat(opt_args *args) {
          0, 2, false},
         {"--seed", OPT_UINT, &opts.seed, "N",
          "seed of every answer (default: another one for each)", 0, 9.2e18, false},
+        {"--no-drafts", OPT_FLAG, &opts.no_drafts, NULL,
+         "on a terminal with colours: do not show guessed tokens faint behind the answer", 0, 0,
+         false},
         {"--no-history", OPT_FLAG, &opts.no_history, NULL,
          "neither read nor keep the lines of other conversations", 0, 0, false},
         GROUP_DEPTH,

@@ -25,6 +25,7 @@ typedef struct {
     chat_input *input;
     bool terminal;       /* a person reads and writes */
     bool tint, dim;      /* colours on stdout; dim lines on stderr */
+    bool drafts;         /* drafted text is shown behind an answer */
     json_t *messages;    /* [{"role", "content"}, …] in the shape of the API */
     json_t *settings;    /* members of every request */
     uint64_t max_tokens; /* unless the settings say otherwise */

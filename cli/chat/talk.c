@@ -122,6 +122,8 @@ int chat_body(const chat *self, uint64_t seed, buf *out, err *e) {
     if (rc == 0) rc = json_object_set_new(body, "return_depth", json_true());
     if (rc == 0 && self->form == CHAT_IDS)
         rc = json_object_set_new(body, "return_token_ids", json_true());
+    if (rc == 0 && self->drafts)
+        rc = json_object_set_new(body, "stream_options", json_pack("{s:b}", "include_drafts", 1));
     char *text = rc == 0 ? json_dumps(body, JSON_COMPACT) : NULL;
     if (text) buf_puts(out, text);
     free(text);

@@ -1,6 +1,7 @@
 /* turn.c - one answer: its request runs in this process, and its events are printed. */
 #include "base/clock.h"
 #include "cli/chat/chat_internal.h"
+#include "cli/chat/faint.h"
 
 #include <string.h>
 #include <sys/random.h>
@@ -12,11 +13,13 @@ typedef struct chat_turn {
     chat *talk;
     api_reply *reply;
     token_printer printer;
+    faint drafted;
     buf stream; /* events not read yet */
     buf said, thought;
     char finish[24];
     bool cancel; /* a stop string or the user ends the answer */
     bool user_stopped, thinking, at_line_start;
+    uint64_t n_drafted, n_right; /* drafted tokens, and how many of them were right */
     sched_event end;
     err error;
 } chat_turn;
@@ -26,6 +29,7 @@ typedef struct chat_turn {
 static void put(chat_turn *turn, const char *text, size_t n, uint32_t depth, bool dim) {
     if (n == 0) return;
     token_printer_put(&turn->printer, text, n, depth, dim);
+    faint_follow(&turn->drafted, text, n);
     turn->at_line_start = text[n - 1] == '\n';
 }
 
@@ -70,6 +74,17 @@ static void take_ids(chat_turn *turn, const json_t *ids, const json_t *depths) {
     }
 }
 
+static void show_drafts(chat_turn *turn, const json_t *choice) {
+    const json_t *text = json_object_get(choice, "draft"),
+                 *ids = json_object_get(choice, "draft_token_ids");
+    buf out = {0};
+    for (size_t i = 0; i < json_array_size(ids); i++)
+        buf_printf(&out, " %lld", (long long)json_integer_value(json_array_get(ids, i)));
+    if (text) buf_append(&out, json_string_value(text), json_string_length(text));
+    if (!out.failed) faint_show(&turn->drafted, out.data, out.len);
+    buf_deinit(&out);
+}
+
 /* ---- events of the stream ---- */
 
 static void take_choice(chat_turn *turn, const json_t *choice) {
@@ -79,10 +94,12 @@ static void take_choice(chat_turn *turn, const json_t *choice) {
     const char *finish = json_string_value(json_object_get(choice, "finish_reason"));
     uint32_t depth = last_depth(depths);
     count(turn, depths);
+    faint_clear(&turn->drafted);
     take_thought(turn, json_object_get(delta, "reasoning_content"), depth);
     if (turn->talk->form == CHAT_IDS) take_ids(turn, json_object_get(choice, "token_ids"), depths);
     else if (json_is_string(text))
         take_text(turn, json_string_value(text), json_string_length(text), depth);
+    show_drafts(turn, choice);
     if (finish) (void)snprintf(turn->finish, sizeof turn->finish, "%s", finish);
 }
 
@@ -143,7 +160,9 @@ static int parse(const chat *self, uint64_t seed, api_request **out, err *e) {
 static int run(chat_turn *turn, err *e) {
     chat *self = turn->talk;
     sched_request request;
+    sched_stats before, after;
     uint64_t id;
+    sched_get_stats(self->sched, &before);
     api_reply_request(turn->reply, 0, &request);
     int rc = sched_submit(self->sched, &request, &id, e);
     for (bool idle = false; rc == 0 && !idle;) {
@@ -155,6 +174,9 @@ static int run(chat_turn *turn, err *e) {
         if (turn->cancel) sched_cancel(self->sched, id);
         turn->cancel = false;
     }
+    sched_get_stats(self->sched, &after);
+    turn->n_drafted = after.draft_tokens - before.draft_tokens;
+    turn->n_right = after.drafts_accepted - before.drafts_accepted;
     return rc;
 }
 
@@ -177,6 +199,9 @@ static void print_figures(const chat_turn *turn, uint64_t seed) {
     token_printer_depth(&turn->printer, &out);
     if (end->n_output > 1 && seconds > 0)
         buf_printf(&out, ", %.0f tokens/s", (end->n_output - 1) / seconds);
+    if (turn->n_drafted)
+        buf_printf(&out, ", %llu of %llu drafts right", (unsigned long long)turn->n_right,
+                   (unsigned long long)turn->n_drafted);
     buf_printf(&out, ", seed %llu", (unsigned long long)seed);
     bool dim = turn->talk->dim;
     fprintf(stderr, "%s%s%s\n", dim ? "\x1b[2m" : "", out.data ? out.data : "",
@@ -209,12 +234,14 @@ int chat_answer(chat *self, uint64_t seed, err *e) {
     if (asked == SIZE_MAX) return err_set(e, ERR_BAD_PARAM, NULL, "nothing has been asked");
     token_printer_init(&turn.printer, stdout, self->rt, most_loops(self));
     turn.printer.tint = self->tint;
+    faint_begin(&turn.drafted, self->drafts ? stdout : NULL);
     int rc = parse(self, seed, &request, e);
     if (rc == 0) {
         rc = api_reply_create(&turn.reply, self->api, request, NULL, e);
         self->turn = &turn;
         if (rc == 0) rc = run(&turn, e);
         self->turn = NULL;
+        faint_clear(&turn.drafted); /* an answer that was stopped */
         if (rc == 0) rc = finish(&turn, seed, e);
         api_reply_destroy(turn.reply);
     }

@@ -5,11 +5,13 @@ usage: terminal.py PROGRAM ENDLESS_MODEL THINKING_TEMPLATE
 ENDLESS_MODEL writes tokens for minutes. With THINKING_TEMPLATE an answer begins with reasoning. Lines are edited only where libedit is installed.
 """
 import ctypes.util
+import fcntl
 import os
 import pty
 import re
 import select
 import stat
+import struct
 import sys
 import tempfile
 import termios
@@ -91,7 +93,7 @@ check("\x1b[38;5;39m1\x1b[0m" in text and "\x1b[38;5;196m8\x1b[0m" in text, "a l
 term.send(b"Who made the sea" + (LEFT * 3 + b"\x0b" + b"world?" if HAS_EDITOR else b"") + b"\r")
 text = term.until(FIGURES)
 check(len(re.findall(r"\x1b\[38;5;\d+m", text)) > 3, "the tokens of an answer are tinted")
-check(re.search(r"\x1b\[2m\d+ tokens?, (stop|length), mean depth [\d.]+ of 8, \d+ % of loops saved, \d+ tokens/s, seed \d+\x1b\[0m", text), "a dim line tells what the answer cost")
+check(re.search(r"\x1b\[2m\d+ tokens?, (stop|length), mean depth [\d.]+ of 8, \d+ % of loops saved, \d+ tokens/s, (\d+ of \d+ drafts right, )?seed \d+\x1b\[0m", text), "a dim line tells what the answer cost")
 first = re.findall(r"seed (\d+)", text)[-1]
 term.prompt()
 term.send(b"/again\r")
@@ -178,6 +180,81 @@ check(re.search("user: Hello\r?\n", term.until(rb"assistant: ")), "and Ctrl+C dr
 term.prompt()
 term.send(CTRL_D)
 check(term.ends() == 0, "and Ctrl+D ends")
+
+# Drafted text stands behind the answer and leaves nothing: the screen at the end is that of an answer without it.
+FAINT = rb"\x1b7\x1b\[\?7l\x1b\[2m([^\x1b]*)\x1b\[0m\x1b\[\?7h\x1b8"
+
+
+def screen(data, columns):
+    """The rows that a terminal of so many columns shows after the bytes, of its whole past. A character is a column."""
+    rows, row, col, saved, wraps, behind = [{}], 0, 0, None, True, False
+    for part in re.findall(r"\x1b[78]|\x1b\[[?\d;]*[A-Za-z]|.", data.decode(errors="replace"), re.S):
+        if part in ("\x1b7", "\x1b8"):
+            saved = (row, col, behind) if part[1] == "7" else saved
+            row, col, behind = saved
+        elif part in ("\x1b[?7l", "\x1b[?7h"):
+            wraps = part[-1] == "h"
+        elif part == "\x1b[J":
+            check_quiet(not behind, "the screen is cleared behind a full row")
+            rows = rows[: row + 1]
+            rows[row] = {at: char for at, char in rows[row].items() if at < col}
+        elif part == "\n":
+            row, behind = row + 1, False
+        elif part == "\r":
+            col, behind = 0, False
+        elif part >= " " and part[0] != "\x1b":
+            if behind and wraps:
+                row, col = row + 1, 0
+            if len(rows) <= row:
+                rows += [{} for _ in range(row - len(rows) + 1)]
+            rows[row][col] = part
+            behind = col == columns - 1
+            col = min(col + 1, columns - 1)
+        if len(rows) <= row:
+            rows += [{} for _ in range(row - len(rows) + 1)]
+    return ["".join(shown.get(at, " ") for at in range(columns)).rstrip() for shown in rows]
+
+
+def check_quiet(right, what):
+    if not right:
+        sys.exit(f"FAIL {what}")
+
+
+def answer(columns, *args, model="models/demo", question=b"Hello", **variables):
+    term = Terminal(model, "--device", "cpu", "--max-tokens", "96", "--seed", "5", "--speculate", "4", "--draft-loops", "1", *args,
+                    XDG_STATE_HOME=state, **variables)
+    fcntl.ioctl(term.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    term.prompt()
+    term.send(question + b"\r")
+    text = term.until(rb"\d+ tokens?, (stop|length)").encode()
+    figures = term.until(FIGURES)
+    term.prompt()
+    term.send(CTRL_D)
+    check_quiet(term.ends() == 0, "a conversation with drafts ends")
+    return text[: text.rindex(b"\n")], figures
+
+
+def drafts(columns, *args, **more):
+    drafted, figures = answer(columns, *args, **more)
+    plain, _ = answer(columns, *args, "--no-drafts", **more)
+    # Behind the echo of the question, which has no colour.
+    drafted, plain = (text[text.index(b"\x1b[38;5;") :] for text in (drafted, plain))
+    shown = [text.decode(errors="replace") for text in re.findall(FAINT, drafted)]
+    check_quiet(shown and "drafts right" in figures, f"nothing was drafted at {columns} columns: {drafted!r}")
+    check_quiet(not re.search(FAINT, plain), "--no-drafts shows drafts")
+    check_quiet(all(len(text) < columns for text in shown), f"a draft as wide as the terminal: {shown}")
+    bare = [re.sub(rb"\x1b\[[\d;]*m", b"", re.sub(FAINT + rb"\x1b\[J", b"", text)) for text in (drafted, plain)]
+    check_quiet(bare[0] == bare[1], f"drafts that are not taken away: {bare}")
+    check_quiet(screen(drafted, columns) == screen(plain, columns), f"{columns} columns: {screen(drafted, columns)} instead of {screen(plain, columns)}")
+
+
+for columns in (80, 23, 12, 5):
+    drafts(columns)
+drafts(16, "--temperature", "2")  # bytes of all kinds
+drafts(31, "--no-tokenizer", question=b"1142 258")
+check(True, "drafted text stands behind an answer, firms up or vanishes, and leaves no trace on terminals of any width")
+text, figures = answer(80, NO_COLOR="1")
+check(not re.search(FAINT, text) and "drafts right" in figures, "without colours no drafts are shown")
 
 # An answer without end is stopped, and the conversation goes on.
 term = Terminal(ENDLESS, "--device", "cpu", "--max-tokens", "300000", XDG_STATE_HOME=state)
