@@ -31,6 +31,9 @@ export class EventSplitter {
 
 const numbersOf = (list) => (Array.isArray(list) ? list.filter((n) => Number.isFinite(n)) : []);
 
+/** The answer of a model without a tokenizer, as text. */
+export const spaced = (ids) => ids.map((id) => ` ${id}`).join("");
+
 /** The contents of one chunk: text, depths of its tokens, what is drafted behind it, the end, usage or an error. */
 export function readChunk(payload) {
     if (payload.startsWith("[DONE]")) return { done: true };
@@ -42,7 +45,7 @@ export function readChunk(payload) {
         reasoning: choice?.delta?.reasoning_content ?? "",
         ids: numbersOf(choice?.token_ids),
         depths: numbersOf(choice?.depths),
-        draft: typeof choice?.draft === "string" ? choice.draft : "",
+        draft: typeof choice?.draft === "string" ? choice.draft : spaced(numbersOf(choice?.draft_token_ids)),
         finish: choice?.finish_reason ?? null,
         stopReason: choice?.stop_reason ?? null,
         usage: o.usage ?? null,

@@ -1,5 +1,5 @@
 // One answer on the page: text with a colour for each token's depth, how it ended, its figures.
-import { finishWords, isRight, plural, saved, short } from "./core.js";
+import { finishWords, isRight, plural, saved, short, spaced } from "./core.js";
 import { ground, paint, sawDepth, scale } from "./depth.js";
 import { follow } from "./follow.js";
 
@@ -111,8 +111,7 @@ export class AnswerView {
         this.run.last = performance.now();
         this.run.first ||= this.run.last;
         if (typeof chunk.stopReason === "string" && !chunk.text && !chunk.reasoning) return this.#afterStop(chunk.depths);
-        const ids = chunk.ids.length && !chunk.text ? chunk.ids.map((id) => ` ${id}`).join("") : "";
-        const text = chunk.text || ids;
+        const text = chunk.text || spaced(chunk.ids);
         if (chunk.reasoning) this.show({ text: chunk.reasoning, depths: text ? [] : chunk.depths, reasoning: true });
         if (text || (chunk.depths.length && !chunk.reasoning)) this.show({ text, depths: chunk.depths, ids: chunk.ids });
         this.#showDraft(chunk.draft);

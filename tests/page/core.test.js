@@ -36,6 +36,7 @@ test("chunks of completions and chats give text, reasoning, ids, depths, end, us
         ['{"choices":[{"delta":{"role":"assistant"}}]}', none],
         ['{"choices":[{"delta":{"content":"c"},"draft":" d"}]}', { ...none, text: "c", draft: " d" }],
         ['{"choices":[{"text":"","draft":7}]}', none],
+        ['{"choices":[{"text":"","token_ids":[4],"draft_token_ids":[5,"x",6]}]}', { ...none, ids: [4], draft: " 5 6" }],
         ['{"choices":[],"usage":{"completion_tokens":2}}', { ...none, usage: { completion_tokens: 2 }, counted: false }],
         ['{"error":{"message":"no"}}', { error: "no" }],
         ["[DONE]", { done: true }],
