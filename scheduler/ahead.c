@@ -32,7 +32,7 @@ bool sched__ahead_pays(const scheduler *sched, const flight *out) {
     if (n_rows > sched->max_rows) n_rows = sched->max_rows;
     double loop_ns = sched__fit_ns(&sched->cost.stage[ENG_STAGE_RECURRENT], n_rows);
     if (live == 0) return false; /* nothing to start */
-    if (sched__part_to_draft(sched, out) * loop_ns > sched->ahead.host_ns[out->stage]) return false;
+    if (sched__draft_goes_first(sched, out, loop_ns)) return false;
     /* A launch ahead would hold only part of the rows. */
     if (sched->rules.collapses && out->n_may_halt > 0) return false;
     if (out->stage == ENG_STAGE_CODA) {

@@ -19,12 +19,10 @@ static uint32_t least(uint32_t x, uint32_t y) {
     return x < y ? x : y;
 }
 
-static void tell(scheduler *sched, const sequence *seq, const cohort *from, uint32_t token) {
-    sched_event event = {.id = seq->id,
-                         .kind = SCHED_DRAFT,
-                         .token = token,
-                         .pos = from->first + 1,
-                         .depth = from->next_loop};
+static void tell(scheduler *sched, const sequence *seq, const cohort *from, uint32_t token,
+                 uint16_t loops) {
+    sched_event event = {
+        .id = seq->id, .kind = SCHED_DRAFT, .token = token, .pos = from->first + 1, .depth = loops};
     sched->sink(sched->ud, &event);
 }
 
@@ -49,7 +47,7 @@ static void withdraw(scheduler *sched, sequence *seq, uint32_t from) {
 
 static void record(cohort *coh, uint32_t token) {
     draft_record *drawn = &coh->drawn;
-    uint16_t loops = coh->next_loop;
+    uint16_t loops = coh->drew_after;
     if (drawn->last == 0) drawn->first = token;
     if (drawn->last == 0 || drawn->newest != token) drawn->changed = loops;
     drawn->newest = token;
@@ -57,19 +55,19 @@ static void record(cohort *coh, uint32_t token) {
     if (loops < 64) drawn->loops |= UINT64_C(1) << loops;
 }
 
-static void begin_draft(scheduler *sched, const cohort *coh, uint32_t token) {
+static void begin_draft(scheduler *sched, const cohort *coh, uint32_t token, uint16_t loops) {
     sequence *seq = coh->owner;
     sched->stats.draft_chains += seq->n_drafts == 0;
     sched->stats.draft_tokens++;
     seq->tokens[seq->n_tokens + seq->n_drafts++] = token;
     sched__start_draft(sched, seq);
-    if (seq->req.tell_drafts) tell(sched, seq, coh, token);
+    if (seq->req.tell_drafts) tell(sched, seq, coh, token, loops);
 }
 
 /* A draft from the text is more often right than a name given so early. */
 static bool is_better(const scheduler *sched, const cohort *draft, const cohort *from) {
     return draft->looked_up && sched__lookup_agreement(&sched->drafts) >
-                                   sched__agreement(&sched->drafts, from->next_loop);
+                                   sched__agreement(&sched->drafts, from->drew_after);
 }
 
 /* With several launches in flight the verdict may have come before the draft. */
@@ -84,13 +82,13 @@ void sched__take_draft(scheduler *sched, cohort *coh, uint32_t token) {
         withdraw(sched, seq, pos);
     }
     if (token == ENG_NO_TOKEN || sched->n_free_rows == 0) return;
-    begin_draft(sched, coh, token);
+    begin_draft(sched, coh, token, coh->drew_after);
     sched__want_look_up(sched, seq, true);
 }
 
 bool sched__draft_behind(scheduler *sched, sequence *seq, uint32_t token) {
     if (seq_is_stop(seq, token)) return false;
-    begin_draft(sched, seq->last, token);
+    begin_draft(sched, seq->last, token, seq->last->next_loop);
     seq->last->looked_up = true;
     sched->stats.text_drafts++;
     return true;

@@ -217,12 +217,15 @@ static bool drafts_after(const scheduler *sched, const flight *out, const picked
     return out->stage == ENG_STAGE_CODA ? pick->draft && leads(coh) : may_draft(sched, coh);
 }
 
-/* On trial, the one that drafts must do so after the loops that are on trial. */
-double sched__part_to_draft(const scheduler *sched, const flight *out) {
-    uint32_t n = 0, all = sched->draft_now.trial ? 1 : sched__leading(sched);
+/* On trial, the one that drafts must do so after the loops that are on trial: verdicts on others
+ * would never end the trial. */
+bool sched__draft_goes_first(const scheduler *sched, const flight *out, double loop_ns) {
+    uint32_t n = 0, all = sched__leading(sched);
     for (uint32_t i = 0; i < out->n_picks && sched->draft_now.loops > 0; i++)
         n += drafts_after(sched, out, &out->picks[i]);
-    return n == 0 ? 0 : n < all ? (double)n / all : 1;
+    if (n == 0 || sched->draft_now.trial) return n > 0;
+    double part = n < all ? (double)n / all : 1;
+    return part * loop_ns > sched->ahead.host_ns[out->stage];
 }
 
 uint32_t sched__leading(const scheduler *sched) {

@@ -133,6 +133,7 @@ void sched__started_coda(scheduler *sched, flight *next) {
         if (next->picks[i].draft) {
             sched__take_draft_offer(sched, coh);
             coh->drafting = DRAFT_IS_OUT;
+            coh->drew_after = coh->next_loop; /* a loop more may start before the token is here */
             sched->stats.draft_heads++;
             continue;
         }

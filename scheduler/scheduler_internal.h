@@ -84,6 +84,7 @@ struct cohort {
     bool draft;             /* its token is a draft without a verdict */
     bool coda_placed;       /* the slots of its coda are taken: a draft of its own took them */
     uint8_t drafting;       /* draft_state */
+    uint16_t drew_after;    /* loops before the newest coda that named the next token */
     draft_record drawn;     /* drafts of the next token that it drew */
     bool looked_up;         /* draft: from the text so far */
     uint16_t place;         /* draft: drafts without a verdict before it when it was drawn */
@@ -463,8 +464,9 @@ void sched__want_look_up(scheduler *sched, sequence *seq, bool wants);
  * loop on. */
 uint32_t sched__held_up(const scheduler *sched);
 uint32_t sched__leading(const scheduler *sched);
-/* The part of leading rows that will draft, or begin a draft, when `out` is settled. */
-double sched__part_to_draft(const scheduler *sched, const flight *out);
+/* Leading rows will draft, or begin a draft, when `out` is settled, and that is worth more than a
+ * loop started before. */
+bool sched__draft_goes_first(const scheduler *sched, const flight *out, double loop_ns);
 
 /* ---- draft.c ---- */
 

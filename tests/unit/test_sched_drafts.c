@@ -139,3 +139,38 @@ Test(sched_drafts, a_device_that_takes_two_launches_gains_as_much) {
                      two.us, one.us);
     }
 }
+
+/* Then loops are started before a draft is known, and it is drawn later than planned: but not on
+ * trial, or the trial would not end. */
+Test(sched_drafts, a_host_slower_than_the_device_comes_to_draft_too) {
+    static const uint32_t sizes[] = {1, 2, 4, 8};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        fake_opts fake = eight_loops(95);
+        measured asked, chosen;
+        fake.max_flights = 2;
+        fake.fixed_ns[ENG_STAGE_RECURRENT] = 1500; /* the host takes 2000 */
+        measure(&fake, 7, sizes[i], &asked);
+        measure(&fake, SCHED_DRAFTS_AUTO, sizes[i], &chosen);
+        cr_expect_lt(chosen.us, 1.15 * asked.us, "%u sequences: %.2f us, asked for drafts %.2f",
+                     sizes[i], chosen.us, asked.us);
+    }
+}
+
+Test(sched_drafts, a_verdict_counts_for_the_loops_before_its_draft_though_the_row_ran_on) {
+    for (uint32_t flights = 1; flights <= 2; flights++) {
+        fake_opts fake = eight_loops(95);
+        fake.max_flights = flights;
+        sched_opts opts = rig_opts(fake.policy);
+        opts.drafts = 3;
+        opts.draft_loops = 2;
+        sched_rig rig = rig_open(&fake, &opts);
+        rig.sched->ahead.rule = AHEAD_ALWAYS;
+        uint32_t prompt[16];
+        sched_request req = rig_request(prompt, 16, 100, 0);
+        rig_submit(&rig, &req);
+        rig_finish(&rig);
+        cr_expect_gt(rig.sched->drafts.judged[2], 50, "%u launches at once: %.1f verdicts", flights,
+                     rig.sched->drafts.judged[2]);
+        rig_close(&rig);
+    }
+}
