@@ -52,7 +52,7 @@ static void record(cohort *coh, uint32_t token) {
     if (drawn->last == 0 || drawn->newest != token) drawn->changed = loops;
     drawn->newest = token;
     drawn->last = loops;
-    if (loops < 64) drawn->loops |= UINT64_C(1) << loops;
+    drawn->loops[loops / 64] |= UINT64_C(1) << loops % 64;
 }
 
 static void begin_draft(scheduler *sched, const cohort *coh, uint32_t token, uint16_t loops) {
@@ -105,11 +105,13 @@ static cohort *newest_known(const sequence *seq) {
 }
 
 static void learn(scheduler *sched, const draft_record *drawn, uint32_t token) {
-    if (drawn->loops) sched__age_drafts(&sched->drafts, 1);
-    for (uint64_t left = drawn->loops; left; left &= left - 1) {
-        uint32_t loops = (uint32_t)__builtin_ctzll(left);
-        uint32_t named = loops < drawn->changed ? drawn->first : drawn->newest;
-        sched__learn_draft(&sched->drafts, loops, named == token);
+    if (drawn->last > 0) sched__age_drafts(&sched->drafts, 1);
+    for (uint32_t i = 0; i <= drawn->last / 64u; i++) {
+        for (uint64_t left = drawn->loops[i]; left; left &= left - 1) {
+            uint32_t loops = 64 * i + (uint32_t)__builtin_ctzll(left);
+            uint32_t named = loops < drawn->changed ? drawn->first : drawn->newest;
+            sched__learn_draft(&sched->drafts, loops, named == token);
+        }
     }
 }
 

@@ -51,10 +51,10 @@ typedef enum {
     DRAFT_ENDS    /* it named an end of the answer: nothing to go on with */
 } draft_state;
 
-/* The drafts that a row drew, for the verdict. Loops from 64 on are not remembered. */
+/* The drafts that a row drew, for the verdict. */
 typedef struct {
-    uint64_t loops;         /* bit i: drew after loop i */
-    uint32_t first, newest; /* tokens */
+    uint64_t loops[PLAN_MAX_LOOPS / 64 + 1]; /* bit i: drew after loop i */
+    uint32_t first, newest;                  /* tokens */
     uint16_t changed, last; /* loops when the newest token was drawn first, and last; 0 = never */
 } draft_record;
 

@@ -157,20 +157,24 @@ Test(sched_drafts, a_host_slower_than_the_device_comes_to_draft_too) {
 }
 
 Test(sched_drafts, a_verdict_counts_for_the_loops_before_its_draft_though_the_row_ran_on) {
-    for (uint32_t flights = 1; flights <= 2; flights++) {
+    static const struct {
+        uint32_t flights, max_loops, loops;
+    } rows[] = {{1, LOOPS, 2}, {2, LOOPS, 2}, {2, 100, 63}, {2, 100, 64}, {2, PLAN_MAX_LOOPS, 255}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         fake_opts fake = eight_loops(95);
-        fake.max_flights = flights;
+        fake.max_flights = rows[i].flights;
+        fake.max_loops = rows[i].max_loops;
         sched_opts opts = rig_opts(fake.policy);
         opts.drafts = 3;
-        opts.draft_loops = 2;
+        opts.draft_loops = rows[i].loops;
         sched_rig rig = rig_open(&fake, &opts);
         rig.sched->ahead.rule = AHEAD_ALWAYS;
         uint32_t prompt[16];
         sched_request req = rig_request(prompt, 16, 100, 0);
         rig_submit(&rig, &req);
         rig_finish(&rig);
-        cr_expect_gt(rig.sched->drafts.judged[2], 50, "%u launches at once: %.1f verdicts", flights,
-                     rig.sched->drafts.judged[2]);
+        double n = rig.sched->drafts.judged[rows[i].loops];
+        cr_expect_gt(n, 50, "row %zu: %.1f verdicts", i, n);
         rig_close(&rig);
     }
 }
