@@ -81,7 +81,7 @@ void join_ranks(runtime_opts *opts);
     OPT_GROUP("")
 #define SPECULATION_OPTIONS(o) \
     GROUP_BATCHING, \
-    {"--speculate", OPT_CHOICE, &(o)->speculate, "auto|off|N", "let the model guess the next tokens from its early loops, and begin them before the token is certain; wrong guesses are dropped, so answers stay the same and only the speed changes; auto: while it pays; off: never; N: up to N tokens ahead; never with --halted-kv collapse, or with --batching lockstep or full (default auto)", 1, SCHED_MAX_DRAFTS, false}, \
+    {"--speculate", OPT_CHOICE, &(o)->speculate, "auto|off|N", "let the model guess the next tokens from its early loops (drafts), and begin them before the token is certain; wrong guesses are dropped, so answers stay the same and only the speed changes; auto: while it pays; off: never; N: up to N tokens ahead; never with --halted-kv collapse, or with --batching lockstep or full (default auto)", 1, SCHED_MAX_DRAFTS, false}, \
     {"--draft-loops", OPT_UINT, &(o)->draft_loops, "N", "loops of a token before the guess (default 0: chosen while it runs)", 0, PLAN_MAX_LOOPS, false}, \
     OPT_GROUP("")
 #define RUNNING_OPTION(o) \

@@ -324,7 +324,8 @@ void srv_metrics_speculation(const sched_stats *st, const char *labels, buf *out
     for (unsigned i = 0; i < SCHED_DRAFT_PLACES; i++)
         sample_n(&page, places, "position", i, (double)st->accepted_by_place[i]);
     one(&page, "fathom_withdrawn_drafts_total", "counter",
-        "Drafted tokens that were dropped: they or one before them were wrong, or the answer ended.",
+        "Drafted tokens that were dropped: they or one before them were wrong, or the answer "
+        "ended.",
         (double)st->drafts_withdrawn);
     one(&page, "fathom_withdrawn_rows_total", "counter",
         "Rows run, in any stage, for drafted tokens that were dropped.",

@@ -228,7 +228,7 @@ done
 
 # An init that is ended while it measures leaves no smaller model; one that is killed leaves it to the next one.
 searching() { # SIGNAL, STATUS: runs init until there is a smaller model, then ends it
-    env --default-signal=INT "$fathom" init --config-json bench/tools/configs/depthwise-b.json --agreement 0.9 --out "$out/ended" 2>"$out/err" &
+    env --default-signal=INT,TERM,HUP "$fathom" init --config-json bench/tools/configs/depthwise-b.json --agreement 0.9 --out "$out/ended" 2>"$out/err" &
     pid=$!
     until [ -e "$out/ended.fathom-trial/model.safetensors" ]; do kill -0 $pid || fail "init: $(cat "$out/err")"; sleep 0.01; done
     kill -"$1" $pid
