@@ -95,9 +95,16 @@ static draft_pace pace_of(const estimates *now, double better, double depth,
     return pace;
 }
 
-/* Of a recurrent launch. */
+/* Of a recurrent launch, without the others. */
 static double rows_of(const draft_load *load, const draft_pace *pace) {
-    return load->sequences * pace->rows / pace->period + load->other_rows;
+    return load->sequences * pace->rows / pace->period;
+}
+
+/* A recurrent launch, without the time of the other rows. They have to run their loops at any pace,
+ * so fewer launches for a token do not spare their time. */
+static double launch_ns(const cost_model *cost, const draft_load *load, double rows) {
+    double others = sched__loop_ns(cost, load->other_rows) - sched__loop_ns(cost, 0);
+    return sched__loop_ns(cost, rows + load->other_rows) - others;
 }
 
 /* Each token needs `flushes` times a coda and a prelude; between two of them a sequence runs
@@ -129,7 +136,7 @@ static double token_ns(const cost_model *cost, const draft_load *load, const est
     bool shared = choice->loops == 0 && load->in_step;
     double flush = shared ? sched__flush_base_ns(cost) / load->sequences
                           : flush_ns(cost, load, positions, pace.period / positions);
-    return pace.period / load->sequences * sched__loop_ns(cost, rows) + flush +
+    return pace.period / load->sequences * launch_ns(cost, load, rows) + flush +
            cost->stage[ENG_STAGE_CODA].row_ns * heads +
            cost->stage[ENG_STAGE_PRELUDE].row_ns * positions;
 }
@@ -148,7 +155,7 @@ static void price_lookups(const cost_model *cost, const draft_load *load, const 
     enum { MORE = 4 };
     draft_pace pace = pace_of(now, 0, load->depth, choice);
     double rows = rows_of(load, &pace);
-    double loop_ns = sched__loop_ns(cost, rows), more_ns = sched__loop_ns(cost, rows + MORE);
+    double loop_ns = launch_ns(cost, load, rows), more_ns = launch_ns(cost, load, rows + MORE);
     double row_ns = larger(more_ns - loop_ns, 0) / MORE;
     choice->saves_ns = pace.period * loop_ns / load->sequences;
     choice->costs_ns = load->depth * row_ns + cost->stage[ENG_STAGE_CODA].row_ns +
@@ -186,7 +193,7 @@ static void choose_checks(const cost_model *cost, const draft_load *load, const 
 /* In full launches rows would wait, and draft later than they should. */
 static bool has_places(const draft_load *load, const estimates *now, const draft_choice *choice) {
     draft_pace pace = pace_of(now, 0, load->depth, choice);
-    double rows = rows_of(load, &pace);
+    double rows = rows_of(load, &pace) + load->other_rows;
     return load->max_rows == 0 || rows <= load->max_rows;
 }
 

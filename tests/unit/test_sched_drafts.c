@@ -178,3 +178,29 @@ Test(sched_drafts, a_verdict_counts_for_the_loops_before_its_draft_though_the_ro
         rig_close(&rig);
     }
 }
+
+/* Rows of prompts run as often at any pace of decoding: fewer launches for a token spare nothing of
+ * their time, however large a part of a launch they are. */
+Test(sched_drafts, where_rows_are_dear_prompts_beside_them_make_no_draft_pay) {
+    static const uint64_t base[] = {300000, 400000, 500000}, row[] = {30000, 60000, 90000};
+    static cost_model cost;
+    static draft_model drafts;
+    for (uint32_t n = 1; n <= 128; n++) {
+        for (int stage = 0; stage < 3; stage++)
+            sched__learn_launch(&cost, (eng_stage)stage, n, base[stage] + row[stage] * n);
+    }
+    for (uint32_t i = 0; i < 100; i++) {
+        for (uint32_t loops = 1; loops < LOOPS; loops++)
+            sched__learn_draft(&drafts, loops, i < 85);
+    }
+    for (double prompts = 0; prompts <= 100; prompts += 20) {
+        draft_load load = {.sequences = 15,
+                           .other_rows = prompts,
+                           .depth = LOOPS,
+                           .in_step = true,
+                           .max_loops = LOOPS};
+        draft_choice choice;
+        sched__choose_draft(&cost, &drafts, &load, 0, PLAN_MAX_LOOPS, &choice);
+        cr_expect_eq(choice.loops, 0, "beside %g rows: after %u loops", prompts, choice.loops);
+    }
+}
