@@ -50,7 +50,7 @@ static bool walk_counted(api__workspace *work, const api__readings *now, uint64_
     api__readings at = *now, next;
     for (size_t chars = 0; chars < API__MAX_TOKEN_BYTES && at.n_tops > 0; chars++) {
         const api__endings *ends = &work->vocab->ends_after[chars];
-        if (!api__walk(&work->making, &ends->tree, ends, &at, limit, words)) return false;
+        if (!api__walk(&work->making, ends, &at, limit, words)) return false;
         api__automaton_step(&work->making.machine, &at, 'a',
                             &next); /* stands for any plain character */
         at = next;
@@ -100,18 +100,17 @@ static bool build_mask(api__workspace *work, const api__readings *now, uint64_t 
         }
     }
     *base = API__NO_BASE;
-    if (room == 0) return api__walk(&work->making, &vocab->all, NULL, now, limit, words);
+    if (room == 0) return api__walk(&work->making, &vocab->all, now, limit, words);
     if (room > vocab->max_chars) room = vocab->max_chars;
     *base = room;
     memcpy(words, vocab->plain_upto + room * vocab->n_words, vocab->n_words * sizeof *words);
     forbid_closers(work, now, words);
-    if (others.n_tops > 0 && !api__walk(&work->making, &vocab->plain, NULL, &others, limit, words))
+    if (others.n_tops > 0 && !api__walk(&work->making, &vocab->plain, &others, limit, words))
         return false;
     if (others.n_tops > 0 || (!steady && !counted))
-        return api__walk(&work->making, &vocab->irregular, NULL, now, limit, words);
-    bool made = steady
-                    ? api__walk(&work->making, &vocab->ends.tree, &vocab->ends, now, limit, words)
-                    : walk_counted(work, now, limit, words);
+        return api__walk(&work->making, &vocab->irregular, now, limit, words);
+    bool made = steady ? api__walk(&work->making, &vocab->ends, now, limit, words)
+                       : walk_counted(work, now, limit, words);
     forbid_closers(work, now, words);
     return made;
 }

@@ -48,14 +48,14 @@ static size_t alike(const entry *list, size_t n, size_t depth) {
 }
 
 /* Adds the nodes below one node. list: n sorted entries that begin with the node's text and are
- * longer than its `depth` bytes. base: the whole list, if a token is a place in it; else NULL. */
+ * longer than its `depth` bytes, a part of the whole list `base`. */
 static uint16_t add_children(api__trie *tree, const entry *list, size_t n, size_t depth,
                              const entry *base) {
     uint32_t first = tree->n_nodes;
     for (size_t i = 0; i < n; i += alike(&list[i], n - i, depth)) {
         const entry *one = &list[i]; /* of equal texts the first */
         api__trie_node node = {.token = API__NO_TOKEN, .byte = (uint8_t)one->text[depth]};
-        if (one->len == depth + 1) node.token = base ? (uint32_t)(one - base) : one->id;
+        if (one->len == depth + 1) node.token = (uint32_t)(one - base);
         tree->nodes[tree->n_nodes++] = node;
     }
     uint16_t n_children = (uint16_t)(tree->n_nodes - first);
@@ -73,7 +73,7 @@ static uint16_t add_children(api__trie *tree, const entry *list, size_t n, size_
     return n_children;
 }
 
-static int trie_build(api__trie *tree, const entry *list, size_t n, bool by_place) {
+static int trie_build(api__trie *tree, const entry *list, size_t n) {
     size_t n_nodes = 0;
     entry last = {"", 0, 0};
     for (size_t i = 0; i < n; last = list[i++])
@@ -81,7 +81,7 @@ static int trie_build(api__trie *tree, const entry *list, size_t n, bool by_plac
     if (n_nodes >= API__NO_TOKEN) return -1;
     tree->nodes = array_new(n_nodes, sizeof *tree->nodes);
     if (tree->nodes == NULL) return -1;
-    tree->n_roots = add_children(tree, list, n, 0, by_place ? list : NULL);
+    tree->n_roots = add_children(tree, list, n, 0, list);
     return 0;
 }
 
@@ -149,7 +149,7 @@ static int endings_build(api__endings *out, entry *list, size_t n) {
         out->ids[i] = list[i].id;
         out->last[i] = same ? out->last[i + 1] : (uint32_t)i;
     }
-    return trie_build(&out->tree, list, n, true);
+    return trie_build(&out->tree, list, n);
 }
 
 static void endings_free(api__endings *e) {
@@ -219,10 +219,10 @@ static int build(api__vocab *vocab, entry *list, entry *some) {
     if (vocab->chars == NULL || list == NULL || some == NULL) return -1;
     size_t n = list_tokens(vocab, list), n_some = pick(vocab, list, n, true, some);
     if (list_sorted(vocab, list, n) != 0) return -1;
-    if (list_plain(vocab) != 0 || trie_build(&vocab->all, list, n, false) != 0) return -1;
-    if (trie_build(&vocab->plain, some, n_some, false) != 0) return -1;
+    if (list_plain(vocab) != 0 || endings_build(&vocab->all, list, n) != 0) return -1;
+    if (endings_build(&vocab->plain, some, n_some) != 0) return -1;
     n_some = pick(vocab, list, n, false, some);
-    if (trie_build(&vocab->irregular, some, n_some, false) != 0) return -1;
+    if (endings_build(&vocab->irregular, some, n_some) != 0) return -1;
     if (api__masks_open(&vocab->masks, vocab->n_words, vocab->plain_upto, MAX_MASK_BYTES) != 0)
         return -1;
     return list_endings(vocab, some, n_some, list);
@@ -248,9 +248,9 @@ int api__vocab_open(api__vocab **out, const tokenizer *tok, uint32_t vocab_size,
 
 void api__vocab_close(api__vocab *vocab) {
     if (vocab == NULL) return;
-    free(vocab->all.nodes);
-    free(vocab->plain.nodes);
-    free(vocab->irregular.nodes);
+    endings_free(&vocab->all);
+    endings_free(&vocab->plain);
+    endings_free(&vocab->irregular);
     endings_free(&vocab->ends);
     for (size_t i = 0; i < API__MAX_TOKEN_BYTES; i++)
         endings_free(&vocab->ends_after[i]);

@@ -18,10 +18,6 @@ enum {
 
 static void allow(api__automaton *machine, const api__endings *ends, uint32_t token,
                   uint64_t *words) {
-    if (ends == NULL) {
-        words[token / 64] |= (uint64_t)1 << token % 64;
-        return;
-    }
     for (uint32_t i = token; i <= ends->last[token]; i++)
         words[ends->ids[i] / 64] |= (uint64_t)1 << ends->ids[i] % 64;
     machine->fuel += (ends->last[token] - token) / 16;
@@ -181,8 +177,9 @@ static void begin(api__walker *walker, const api__readings *start) {
     walker->mark[0] = walker->machine.used;
 }
 
-bool api__walk(api__walker *walker, const api__trie *tree, const api__endings *ends,
-               const api__readings *start, uint64_t limit, uint64_t *words) {
+bool api__walk(api__walker *walker, const api__endings *ends, const api__readings *start,
+               uint64_t limit, uint64_t *words) {
+    const api__trie *tree = &ends->tree;
     api__automaton *machine = &walker->machine;
     uint32_t base = machine->used, depth = 0;
     struct {

@@ -8,7 +8,7 @@
 #define API__NO_TOKEN UINT32_MAX
 
 typedef struct {
-    uint32_t token; /* the token that ends here, or API__NO_TOKEN */
+    uint32_t token; /* place of the token that ends here in a list, or API__NO_TOKEN */
     uint32_t child; /* index of the first child; children stand side by side */
     uint16_t n_children;
     uint8_t byte;
@@ -20,8 +20,9 @@ typedef struct {
     uint32_t n_nodes, n_roots;
 } api__trie;
 
-/* Irregular tokens without their leading plain characters. A trie node's token is an index i into
- * ids; the tokens with this ending are ids[i] to ids[last[i]]. */
+/* Tokens, or their endings without leading plain characters. A trie node's token is an index i into
+ * ids; the tokens with this text are ids[i] to ids[last[i]]: vocabularies with byte tokens have two
+ * for many characters, and many tokens have one ending. */
 typedef struct {
     api__trie tree;
     uint32_t *ids, *last;
@@ -65,8 +66,8 @@ struct api__vocab {
     uint32_t n_tokens; /* of the model's vocabulary */
     size_t n_words;
     /* plain: whole characters, unescaped in a JSON string; irregular: all other tokens */
-    api__trie all, plain, irregular;
-    api__endings ends; /* of all irregular tokens */
+    api__endings all, plain, irregular; /* whole tokens */
+    api__endings ends;                  /* of all irregular tokens */
     /* Of irregular tokens with this many leading plain characters. */
     api__endings ends_after[API__MAX_TOKEN_BYTES];
     /* [max_chars + 1][n_words] plain tokens of at most this many characters */

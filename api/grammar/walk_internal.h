@@ -39,10 +39,10 @@ int api__walker_init(api__walker *walker, const api__grammar *grammar, err *e) W
 void api__walker_deinit(api__walker *walker);
 /* Begins with a state, and forgets all others. */
 void api__walker_load(api__walker *walker, const api__stacks *stacks, api__readings *now);
-/* Adds every token of the trie that may follow the readings. ends: the tokens of a trie of endings,
- * or NULL. False: the machine's fuel is above the limit. */
-bool api__walk(api__walker *walker, const api__trie *tree, const api__endings *ends,
-               const api__readings *start, uint64_t limit, uint64_t *words);
+/* Adds every token that may follow the readings by its text in the trie. False: the machine's fuel
+ * is above the limit. */
+bool api__walk(api__walker *walker, const api__endings *ends, const api__readings *start,
+               uint64_t limit, uint64_t *words);
 
 /* For a reading inside a string; room as api__automaton_in_string gives it. */
 /* True if plain characters only add to the count of a string, or change nothing in a key that

@@ -335,6 +335,40 @@ Test(constrain, answers_in_a_sentencepiece_vocabulary_keep_their_schema) {
     buf_deinit(&file);
 }
 
+/* Byte tokens come before the signs that models write. */
+Test(constrain, of_two_tokens_with_one_text_both_may_come) {
+    buf file = {0};
+    tokenizer *tok = NULL;
+    api__vocab *vocab = NULL;
+    api__workspace *work = NULL;
+    api__constraint *constr = NULL;
+    err e = {0};
+    const uint32_t stop = 7;
+    buf_puts(&file, "{\"added_tokens\":[{\"id\":7,\"content\":\"</s>\",\"special\":true}],"
+                    "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"ByteFallback\"},"
+                    "{\"type\":\"Fuse\"}]},\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,"
+                    "\"merges\":[],\"vocab\":{\"<0x7B>\":0,\"<0x7D>\":1,\"<0x22>\":2,\"{\":3,"
+                    "\"}\":4,\"\\\"\":5,\"x\":6}}}");
+    cr_assert_eq(tokenizer_parse(&tok, file.data, file.len, 8, "test", &e), 0, "%s", e.msg);
+    cr_assert_eq(api__vocab_open(&vocab, tok, 8, &e), 0);
+    api__grammar *grammar = compile(NULL, &e);
+    cr_assert_eq(api__workspace_create(&work, grammar, vocab, &stop, 1, &e), 0);
+    cr_assert_eq(api__constraint_create(&constr, work, &e), 0);
+    static const uint64_t masks[] = {1 << 0 | 1 << 3, 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5, 1 << 7};
+    static const uint32_t answer[] = {3, 4, 7};
+    for (int i = 0; i < 3; i++) {
+        cr_assert_eq(api__constraint_make(constr), ERR_NONE);
+        cr_assert_eq(api__constraint_mask(constr)->words[0], masks[i], "token %d", i);
+        cr_assert(api__constraint_take(constr, answer[i]));
+    }
+    api__constraint_destroy(constr);
+    api__workspace_destroy(work);
+    api__grammar_free(grammar);
+    api__vocab_close(vocab);
+    tokenizer_close(tok);
+    buf_deinit(&file);
+}
+
 /* ---- costs of masks ---- */
 
 static api__vocab *open_demo(tokenizer **tok) {
