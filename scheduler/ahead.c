@@ -95,10 +95,18 @@ static bool prelude_fits(const scheduler *sched) {
     return surely_fits(sched, n_rows * plan_planes_prelude(sched->plan), n_blocks);
 }
 
+static uint64_t rows_to_draft(const scheduler *sched) {
+    const list_link *list = &sched->to_draft, *link = list->next;
+    uint64_t n = 0;
+    for (; link != list; link = link->next)
+        n += sched__draft_rows(sched, OWNER_OF((uintptr_t)link, cohort, stage_link));
+    return n;
+}
+
 bool sched__ahead_fits(const scheduler *sched, eng_stage stage) {
     uint64_t looping = (uint64_t)sched->n_looping_live + sched->n_looping_tail + sched->n_parked;
-    uint64_t n_coda = at_most((uint64_t)sched->n_to_coda + sched->n_to_draft, sched) *
-                      plan_planes_coda(sched->plan);
+    uint64_t n_coda =
+        at_most(sched->n_to_coda + rows_to_draft(sched), sched) * plan_planes_coda(sched->plan);
     switch (stage) {
     case ENG_STAGE_PRELUDE: return prelude_fits(sched);
     case ENG_STAGE_RECURRENT: return surely_fits(sched, at_most(looping, sched), 0);

@@ -8,7 +8,8 @@
 
 /* ---- rows ---- */
 
-static uint32_t take_rows(scheduler *sched, uint32_t n, uint32_t first_pos) {
+/* Returns the first row; *last is the last one. */
+static uint32_t take_rows(scheduler *sched, uint32_t n, uint32_t first_pos, uint32_t *last) {
     uint32_t head = sched->free_row, row = head;
     for (uint32_t i = 0;; i++) {
         sched->rows[row] =
@@ -19,6 +20,7 @@ static uint32_t take_rows(scheduler *sched, uint32_t n, uint32_t first_pos) {
     sched->free_row = sched->rows[row].next;
     sched->rows[row].next = NONE;
     sched->n_free_rows -= n;
+    *last = row;
     return head;
 }
 
@@ -49,7 +51,7 @@ static void count_out(scheduler *sched, cohort *coh) {
         sched->n_looping_live -= coh->n_live;
         *(coh->parked ? &sched->n_parked : &sched->n_looping_tail) -= coh->n_tail;
     }
-    if (coh->drafting == DRAFT_WAITS) sched->n_to_draft--;
+    if (sched__waits_to_draft(coh)) sched->n_to_draft -= coh->drafting == DRAFT_WAITS;
     else if (!list_empty(&coh->stage_link) && !coh->awaits_mask) sched->n_to_coda -= coh->n_coda;
 }
 
@@ -130,7 +132,7 @@ static void start_cohort(scheduler *sched, sequence *seq) {
     *(coh->draft ? &sched->n_draft_rows : &sched->n_decode_rows) += coh->decode;
     sched__tenant_of(sched, seq)->n_rows += n;
     sched->home_rows[seq->prefix_key.home] += n;
-    coh->first_row = coh->coda_row = take_rows(sched, n, seq->next_start);
+    coh->first_row = coh->coda_row = take_rows(sched, n, seq->next_start, &coh->last_row);
     if (coh->decode) forget_slots(sched, coh->first_row);
     list_init(&coh->loop_link);
     list_init(&coh->stage_link);
@@ -307,7 +309,7 @@ static bool coda_reaches(const cohort *coh) {
     const cohort *earlier = coh->before;
     if (earlier == NULL || earlier->coda_row == NONE) return true;
     return earlier->n_live == 0 && !list_empty(&earlier->stage_link) &&
-           earlier->drafting != DRAFT_WAITS;
+           !sched__waits_to_draft(earlier);
 }
 
 /* Queues coh for the coda if all its rows halted and its turn has come, then the cohorts behind it

@@ -1,13 +1,13 @@
 /* draft.c - speculation: a sequence goes on with a token that is not known yet.
  *
- * A row that still loops names a draft of the next token, by a coda of its own (lookahead.c). The
- * position of the draft begins at once, as many loops behind, and may draft in its turn. After more
- * loops the row may name the token anew: if it is another one, everything behind is withdrawn and
- * begins with the new token. When the row leaves the loop, its last coda gives the token itself. If
- * the draft was the same token, nothing remains to be done: the position behind has read nothing
- * but keys and values of known tokens, so it is the position that would have begun now. Otherwise
- * every position behind is withdrawn: its rows, its slots, its drafts. So drafts decide how fast
- * tokens come, and never which tokens.
+ * A row that still loops, also the last one of a prompt, names a draft of the next token, by a coda
+ * of its own (lookahead.c). The position of the draft begins at once, as many loops behind, and may
+ * draft in its turn. After more loops the row may name the token anew: if it is another one,
+ * everything behind is withdrawn and begins with the new token. When the row leaves the loop, its
+ * last coda gives the token itself. If the draft was the same token, nothing remains to be done:
+ * the position behind has read nothing but keys and values of known tokens, so it is the position
+ * that would have begun now. Otherwise every position behind is withdrawn: its rows, its slots, its
+ * drafts. So drafts decide how fast tokens come, and never which tokens.
  *
  * Draws depend on the seed and on the index of the token alone. The draft is drawn with the draw of
  * the token itself, so it is right whenever both distributions pick the same token.
@@ -21,8 +21,11 @@ static uint32_t least(uint32_t x, uint32_t y) {
 
 static void tell(scheduler *sched, const sequence *seq, const cohort *from, uint32_t token,
                  uint16_t loops) {
-    sched_event event = {
-        .id = seq->id, .kind = SCHED_DRAFT, .token = token, .pos = from->first + 1, .depth = loops};
+    sched_event event = {.id = seq->id,
+                         .kind = SCHED_DRAFT,
+                         .token = token,
+                         .pos = sched__next_pos(from),
+                         .depth = loops};
     sched->sink(sched->ud, &event);
 }
 
@@ -73,7 +76,7 @@ static bool is_better(const scheduler *sched, const cohort *draft, const cohort 
 /* With several launches in flight the verdict may have come before the draft. */
 void sched__take_draft(scheduler *sched, cohort *coh, uint32_t token) {
     sequence *seq = coh->owner;
-    uint32_t pos = coh->first + 1;
+    uint32_t pos = sched__next_pos(coh);
     if (pos < seq->n_tokens) return;
     record(coh, token);
     coh->drafting = token == ENG_NO_TOKEN ? DRAFT_ENDS : DRAFTS_NOTHING;

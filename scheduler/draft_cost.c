@@ -162,6 +162,14 @@ static void price_lookups(const cost_model *cost, const draft_load *load, const 
                        cost->stage[ENG_STAGE_PRELUDE].row_ns;
 }
 
+/* A draft behind a prompt saves what any draft saves, once. But keys and values of the whole prompt
+ * may have to go through a coda for it. */
+static uint32_t rows_worth(const cost_model *cost, double saved_ns) {
+    double row_ns = cost->stage[ENG_STAGE_CODA].row_ns;
+    if (saved_ns <= 0) return 1;
+    return saved_ns < row_ns * (UINT32_MAX - 1) ? 1 + (uint32_t)(saved_ns / row_ns) : UINT32_MAX;
+}
+
 /* ---- the choice ---- */
 
 /* A gain expected below this is none. With several sequences, waiting for shared codas is hard to
@@ -210,8 +218,8 @@ void sched__choose_draft(const cost_model *cost, const draft_model *drafts, cons
     const draft_choice none = {0};
     estimates now;
     estimate(drafts, load->max_loops, &now);
-    double best_ns = INFINITY,
-           pays_below = token_ns(cost, load, &now, 0, &none) * (1 - least_gain(load));
+    double best_ns = INFINITY, plain_ns = token_ns(cost, load, &now, 0, &none),
+           pays_below = plain_ns * (1 - least_gain(load));
     *out = none;
     for (uint32_t i = 1; i < load->max_loops; i++) {
         uint32_t n = needed(load->depth, i);
@@ -225,6 +233,7 @@ void sched__choose_draft(const cost_model *cost, const draft_model *drafts, cons
     if (best_ns >= pays_below) *out = none;
     price_lookups(cost, load, &now, out);
     if (out->loops == 0) return;
-    bool pays = token_ns(cost, load, &now, 0, out) < pays_below;
-    out->trial = !pays || now.n[out->loops] < FEW_VERDICTS;
+    double ns = token_ns(cost, load, &now, 0, out);
+    out->trial = ns >= pays_below || now.n[out->loops] < FEW_VERDICTS;
+    out->coda_rows = rows_worth(cost, plain_ns - ns);
 }

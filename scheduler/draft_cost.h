@@ -15,6 +15,7 @@ typedef struct {
     bool trial;     /* it is not known to pay: one sequence at a time */
     /* Time of all sequences: saved by a right draft from the text, and taken by any. */
     double saves_ns, costs_ns;
+    uint32_t coda_rows;                       /* most rows of a coda that one draft is worth */
     uint64_t checks[PLAN_MAX_LOOPS / 64 + 1]; /* bit i: after loop i the draft is drawn anew */
 } draft_choice;
 

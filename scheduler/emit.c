@@ -181,7 +181,7 @@ static void next_token(scheduler *sched, sequence *seq, uint16_t depth, const fl
 void sched__finish_draft(scheduler *sched, cohort *coh, const float *logits,
                          const eng_choice *choice) {
     sequence *seq = coh->owner;
-    uint32_t n_output = coh->first + 1 - seq->req.n_prompt;
+    uint32_t n_output = sched__next_pos(coh) - seq->req.n_prompt;
     eng_choice own = {.token = ENG_NO_TOKEN};
     coh->drafting = DRAFTS_NOTHING;
     if (choice == NULL) {

@@ -10,13 +10,15 @@ static draft_load load_of(const scheduler *sched) {
     double depth = opts->default_max_loops, mean = sched->cost.mean_output_depth;
     bool runs_all = exit_rule_runs_all(sched->limits.exit, opts->default_threshold);
     if (!runs_all && mean > 0 && mean < depth) depth = mean;
-    uint32_t n = 0;
+    uint32_t n = 0, begin = 0; /* sequences that generate; that begin to */
     for (list_link *link = sched->running.next; link != &sched->running; link = link->next) {
         const sequence *seq = OWNER_OF(link, sequence, rank_link);
         n += seq->n_tokens > seq->req.n_prompt;
+        begin += seq->next_start >= seq->n_tokens;
     }
     double rows = (double)sched->n_looping_live + sched->n_looping_tail;
     double others = rows - sched->n_decode_rows - sched->n_draft_rows;
+    if (n == 0) n = begin, others = 0; /* no sequence generates while its own prompt runs */
     return (draft_load){.sequences = n,
                         .other_rows = others > 0 ? others : 0,
                         .depth = depth,
@@ -32,6 +34,7 @@ static void choose(const scheduler *sched, const draft_load *load, draft_choice 
     sched__choose_draft(&sched->cost, &sched->drafts, load, opts->draft_loops, most, out);
     if (chosen) return;
     out->trial = false;
+    out->coda_rows = UINT32_MAX;
     if (out->loops > 0) return;
     /* The user wants drafts although they seem not to pay. */
     double evenly = ceil(load->depth / (most + 1));
@@ -54,16 +57,16 @@ void sched__plan_drafts(scheduler *sched) {
 
 /* ---- which rows draft ---- */
 
-/* It is the newest row of its sequence, loops on, and nothing is known behind it. */
+/* It has the newest row of its sequence, loops on, and nothing is known behind it. */
 static bool leads(const cohort *coh) {
     const sequence *seq = coh->owner;
-    return coh->decode && !coh->timed && coh == seq->last && coh->n_live == 1 &&
-           coh->first + 1 == seq->n_tokens + seq->n_drafts;
+    return !coh->timed && coh == seq->last && coh->n_live > 0 &&
+           sched__next_pos(coh) == seq->n_tokens + seq->n_drafts;
 }
 
 /* Its next token, if drafted, would be run and not only put out. */
 static bool goes_on(const sequence *seq, const cohort *coh) {
-    return (uint64_t)coh->first + 2 < (uint64_t)seq->req.n_prompt + seq->req.max_tokens;
+    return (uint64_t)sched__next_pos(coh) + 1 < (uint64_t)seq->req.n_prompt + seq->req.max_tokens;
 }
 
 /* It has not named a token yet, or would name a better one now. */
@@ -75,7 +78,7 @@ static bool check_is_due(const scheduler *sched, const cohort *coh) {
 
 /* Drafts behind coh run, and it is deep enough to name their first token better. */
 static bool may_check(const scheduler *sched, const cohort *coh) {
-    return coh->n_live == 1 && coh->drafting == DRAFTS_NOTHING && coh->after && coh->after->draft &&
+    return coh->n_live > 0 && coh->drafting == DRAFTS_NOTHING && coh->after && coh->after->draft &&
            coh->next_loop < coh->owner->prefix_key.max_loops && list_empty(&coh->stage_link) &&
            check_is_due(sched, coh);
 }
@@ -85,16 +88,30 @@ static bool may_check(const scheduler *sched, const cohort *coh) {
 static bool enters_coda(const scheduler *sched, const cohort *coh) {
     if (coh->coda_placed || coh->coda_row == NONE) return true;
     if (coh->n_live == 0) return !list_empty(&coh->stage_link) && !coh->awaits_mask;
-    return coh->drafting == DRAFT_WAITS || may_check(sched, coh);
+    return sched__waits_to_draft(coh) || may_check(sched, coh);
 }
 
-/* As far as can be told now: the launch asks again when it is chosen. */
-static bool coda_can_read(const scheduler *sched, const cohort *coh) {
-    if (plan_planes_coda(sched->plan) == 0) return true;
+uint32_t sched__draft_rows(const scheduler *sched, const cohort *coh) {
+    return coh->coda_placed || plan_planes_coda(sched->plan) == 0 ? 1 : coh->n_rows;
+}
+
+/* A chunk of known tokens may write its keys and values for the coda as a draft writes its own. */
+static bool may_join(const cohort *coh) {
+    return !coh->decode && coh->looping && coh->n_live > 0 && coh->drafting == DRAFTS_NOTHING &&
+           list_empty(&coh->stage_link);
+}
+
+/* Rows that run the coda so that coh names a token, without those that run it anyway; 0: it cannot
+ * yet. As far as can be told now: the launch asks again when it is chosen. */
+static uint32_t rows_to_name(const scheduler *sched, const cohort *coh) {
+    uint32_t n = sched__draft_rows(sched, coh);
+    if (plan_planes_coda(sched->plan) == 0) return n;
     for (coh = coh->before; coh && !coh->coda_placed; coh = coh->before) {
-        if (!enters_coda(sched, coh)) return false;
+        if (enters_coda(sched, coh)) continue;
+        if (!may_join(coh)) return 0;
+        n += coh->n_rows;
     }
-    return true;
+    return n;
 }
 
 /* Drafts take rows, places in launches and pages only where they are free. */
@@ -143,10 +160,11 @@ bool sched__may_draft_behind(const scheduler *sched, const sequence *seq) {
 static bool may_draft(const scheduler *sched, const cohort *coh) {
     const sequence *seq = coh->owner;
     const draft_choice *now = &sched->draft_now;
-    return now->loops > 0 && coh->drafting == DRAFTS_NOTHING && coh->looping &&
-           coh->next_loop >= now->loops && coh->next_loop < seq->prefix_key.max_loops &&
-           open_drafts(seq) < now->most && leads(coh) && goes_on(seq, coh) &&
-           coda_can_read(sched, coh) && has_turn(sched, seq) && has_room(sched, seq);
+    bool may = now->loops > 0 && coh->drafting == DRAFTS_NOTHING && coh->looping &&
+               coh->next_loop >= now->loops && coh->next_loop < seq->prefix_key.max_loops &&
+               open_drafts(seq) < now->most && leads(coh) && goes_on(seq, coh);
+    uint32_t n_rows = may ? rows_to_name(sched, coh) : 0;
+    return n_rows > 0 && n_rows <= now->coda_rows && has_turn(sched, seq) && has_room(sched, seq);
 }
 
 static void queue_draft(scheduler *sched, cohort *coh, list_link *before) {
@@ -155,13 +173,27 @@ static void queue_draft(scheduler *sched, cohort *coh, list_link *before) {
     sched->n_to_draft++;
 }
 
+/* The chunks that coh reads in the coda and that have not been there, earlier positions first. */
+static void queue_joining(const scheduler *sched, cohort *coh) {
+    list_link *before = &coh->stage_link;
+    if (plan_planes_coda(sched->plan) == 0) return;
+    for (coh = coh->before; coh && !coh->coda_placed; coh = coh->before) {
+        if (enters_coda(sched, coh)) continue;
+        coh->drafting = DRAFT_JOINS;
+        list_insert_before(before, &coh->stage_link);
+        before = &coh->stage_link;
+    }
+}
+
 void sched__offer_draft(scheduler *sched, cohort *coh) {
     if (!sched->rules.drafts) return;
-    if (coh->drafting == DRAFT_WAITS) {
+    if (sched__waits_to_draft(coh)) {
         if (coh->n_live == 0) sched__take_draft_offer(sched, coh);
     } else if (may_draft(sched, coh)) {
-        if (sched->draft_now.trial) sched->trial_ns += sched__flush_base_ns(&sched->cost);
+        double rows_ns = rows_to_name(sched, coh) * sched->cost.stage[ENG_STAGE_CODA].row_ns;
+        if (sched->draft_now.trial) sched->trial_ns += sched__flush_base_ns(&sched->cost) + rows_ns;
         queue_draft(sched, coh, &sched->to_draft);
+        queue_joining(sched, coh);
     }
 }
 
@@ -173,15 +205,15 @@ void sched__offer_checks(scheduler *sched) {
         const sequence *seq = OWNER_OF(link, sequence, rank_link);
         if (seq->n_drafts == 0) continue;
         for (cohort *coh = seq->first; coh->after; coh = coh->after) {
-            if (may_check(sched, coh) && coda_can_read(sched, coh)) queue_draft(sched, coh, at);
+            if (may_check(sched, coh) && rows_to_name(sched, coh) == 1) queue_draft(sched, coh, at);
         }
     }
 }
 
 void sched__take_draft_offer(scheduler *sched, cohort *coh) {
     list_remove(&coh->stage_link);
+    sched->n_to_draft -= coh->drafting == DRAFT_WAITS;
     coh->drafting = DRAFTS_NOTHING;
-    sched->n_to_draft--;
 }
 
 void sched__want_look_up(scheduler *sched, sequence *seq, bool wants) {
@@ -210,6 +242,17 @@ uint32_t sched__held_up(const scheduler *sched) {
     return n;
 }
 
+/* Sequences with a newest cohort that loops on, or all live rows of these cohorts. */
+static uint32_t leading(const scheduler *sched, bool rows) {
+    uint32_t n = 0;
+    for (list_link *link = sched->running.next; link != &sched->running; link = link->next) {
+        const cohort *coh = OWNER_OF(link, sequence, rank_link)->last;
+        if (coh == NULL || !coh->looping || sched__waits_to_draft(coh)) continue;
+        n += rows ? coh->n_live : coh->n_live > 0;
+    }
+    return n;
+}
+
 /* A row of a recurrent launch counts as if it went on. */
 static bool drafts_after(const scheduler *sched, const flight *out, const picked *pick) {
     const cohort *coh = pick->cohort;
@@ -220,7 +263,7 @@ static bool drafts_after(const scheduler *sched, const flight *out, const picked
 /* On trial, the one that drafts must do so after the loops that are on trial: verdicts on others
  * would never end the trial. */
 bool sched__draft_goes_first(const scheduler *sched, const flight *out, double loop_ns) {
-    uint32_t n = 0, all = sched__leading(sched);
+    uint32_t n = 0, all = leading(sched, false);
     for (uint32_t i = 0; i < out->n_picks && sched->draft_now.loops > 0; i++)
         n += drafts_after(sched, out, &out->picks[i]);
     if (n == 0 || sched->draft_now.trial) return n > 0;
@@ -229,6 +272,5 @@ bool sched__draft_goes_first(const scheduler *sched, const flight *out, double l
 }
 
 uint32_t sched__leading(const scheduler *sched) {
-    uint32_t not_leading = sched->n_draft_rows + sched->n_to_draft;
-    return sched->n_looping_live > not_leading ? sched->n_looping_live - not_leading : 0;
+    return leading(sched, true);
 }

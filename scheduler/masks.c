@@ -39,7 +39,7 @@ void sched__want_mask(scheduler *sched, sequence *seq) {
  * cannot be made yet. */
 bool sched__lacks_mask(const cohort *coh) {
     const sequence *seq = coh->owner;
-    uint32_t gives = coh->first + coh->n_rows;
+    uint32_t gives = sched__next_pos(coh);
     mask_state mask = sched__mask(seq);
     if (mask == MASK_NONE || gives < seq->n_tokens) return false;
     return gives > seq->n_tokens || mask != MASK_READY;

@@ -76,6 +76,20 @@ static bool can_read(const scheduler *sched, const flight *next, const cohort *c
     return true;
 }
 
+/* Takes all rows of coh that its draft needs. False when they have no room. */
+static bool choose_draft_rows(const scheduler *sched, flight *next, cohort *coh, uint32_t *n_rows,
+                              uint32_t *n_heads) {
+    uint32_t n = sched__draft_rows(sched, coh);
+    bool head = coh->drafting == DRAFT_WAITS;
+    if (*n_rows + n > sched->max_rows) return false;
+    if (head && *n_heads == sched->backend->info.max_logits) return false;
+    *n_rows += n;
+    *n_heads += head;
+    sched__pick(next, coh, n == coh->n_rows ? coh->first_row : coh->last_row, n);
+    next->picks[next->n_picks - 1].draft = true;
+    return true;
+}
+
 /* Rows with finished positions first: their results come first, and decide over the drafts. */
 void sched__choose_coda(scheduler *sched, flight *next) {
     uint32_t n_rows = 0, n_heads = 0;
@@ -90,8 +104,7 @@ void sched__choose_coda(scheduler *sched, flight *next) {
             sched__take_draft_offer(sched, coh); /* it may offer again */
             continue;
         }
-        if (!choose_coda_rows(sched, next, coh, &n_rows, &n_heads)) return;
-        next->picks[next->n_picks - 1].draft = true;
+        if (!choose_draft_rows(sched, next, coh, &n_rows, &n_heads)) return;
     }
 }
 
@@ -101,11 +114,17 @@ static const eng_draw *add_draw(flight *next, const sequence *seq, uint32_t pos,
     return draw;
 }
 
+/* The row may be wanted for more than its keys and values. */
+static bool names_token(const picked *pick, uint32_t row) {
+    const cohort *coh = pick->cohort;
+    return !pick->draft || (coh->drafting == DRAFT_WAITS && row == coh->last_row);
+}
+
 static void add_coda_row(scheduler *sched, flight *next, picked *pick, uint32_t at) {
     const sequence *seq = pick->cohort->owner;
     const model_plan *plan = sched->plan;
     eng_row *row = sched__add_row(sched, next, pick, at);
-    row->flags = sched__head_wanted(sched, seq, row->pos);
+    row->flags = names_token(pick, at) ? sched__head_wanted(sched, seq, row->pos) : 0;
     if (row->flags & ENG_ROW_SAMPLE) row->draw = add_draw(next, seq, row->pos, pick->draft);
     next->n_heads += row->flags != 0;
     if (pick->draft) row->flags |= ENG_ROW_DRAFT;
@@ -131,10 +150,11 @@ void sched__started_coda(scheduler *sched, flight *next) {
         cohort *coh = next->picks[i].cohort;
         uint32_t n = next->picks[i].n_rows;
         if (next->picks[i].draft) {
+            bool names = coh->drafting == DRAFT_WAITS;
             sched__take_draft_offer(sched, coh);
-            coh->drafting = DRAFT_IS_OUT;
+            coh->drafting = names ? DRAFT_IS_OUT : DRAFTS_NOTHING;
             coh->drew_after = coh->next_loop; /* a loop more may start before the token is here */
-            sched->stats.draft_heads++;
+            sched->stats.draft_heads += names;
             continue;
         }
         sched->n_to_coda -= n;
@@ -170,6 +190,7 @@ static void settle_row(scheduler *sched, picked *pick, const eng_row *row, heads
         settle_coda_row(sched, pick, row, unread);
         return;
     }
+    if (row->flags == ENG_ROW_DRAFT) return; /* names no token */
     cohort *coh = pick->cohort;
     sched__unpick(pick);
     sched__finish_draft(sched, coh, row->flags & ENG_ROW_LOGITS ? unread.logits : NULL,

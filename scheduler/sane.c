@@ -182,8 +182,8 @@ static bool drafts_sane(const cohort *coh, err *e) {
     MUST(coh->draft == (coh->first >= seq->n_tokens), "position %u of %u known is a draft: %d",
          coh->first, seq->n_tokens, coh->draft);
     MUST(!coh->draft || (coh->n_rows == 1 && coh->decode), "a chunk is drafted");
-    MUST(coh->drafting != DRAFT_WAITS || (coh->n_live == 1 && !list_empty(&coh->stage_link)),
-         "a row waits to draft that has left the loop");
+    MUST(!sched__waits_to_draft(coh) || (coh->n_live > 0 && !list_empty(&coh->stage_link)),
+         "a cohort waits to draft that has left the loop");
     return true;
 }
 
@@ -223,7 +223,7 @@ static bool rows_sane(const scheduler *sched, uint8_t *seen, err *e) {
                  "a row that is needed is parked");
             prelude += before ? coh->n_rows : 0;
             bool waits = !before && !list_empty(&coh->stage_link) && !coh->awaits_mask;
-            coda += waits && coh->drafting != DRAFT_WAITS ? coh->n_coda : 0;
+            coda += waits && !sched__waits_to_draft(coh) ? coh->n_coda : 0;
         }
         MUST(at == seq->next_start, "cohorts of a sequence end early");
         MUST(seq->n_drafts == 0 || at == seq->n_tokens + seq->n_drafts,

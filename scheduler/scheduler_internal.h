@@ -43,10 +43,11 @@ typedef struct {
 
 typedef enum { LIST_DECODE, LIST_TAIL, LIST_PROMPT, N_LISTS } loop_list;
 
-/* A row that still loops, and the draft of the next token. */
+/* A cohort that still loops, and the draft of the next token. */
 typedef enum {
     DRAFTS_NOTHING,
     DRAFT_WAITS,  /* in sched->to_draft */
+    DRAFT_JOINS,  /* there too, for keys and values that a later chunk reads: it names no token */
     DRAFT_IS_OUT, /* in a coda that is not settled */
     DRAFT_ENDS    /* it named an end of the answer: nothing to go on with */
 } draft_state;
@@ -63,16 +64,17 @@ typedef struct {
  * tails loop on. */
 struct cohort {
     sequence *owner;
-    cohort *before, *after; /* of the same sequence, by position */
-    list_link loop_link;    /* in sched->looping[list], or in sched->parked */
-    list_link stage_link;   /* in sched->to_prelude, then to_draft, then to_coda or to_mask */
-    list_link picks;        /* of picked.cohort_link: its launches, the newest last */
-    uint32_t first, n_rows, first_row; /* positions; the rows are linked by row_info.next */
-    uint32_t coda_row;                 /* next row for the coda; NONE = all rows have entered it */
-    uint32_t n_live, n_tail, n_coda;   /* rows by state: live, tail, waiting for the coda */
-    uint32_t waited;                   /* launches it could have joined and did not */
-    uint32_t began;                    /* timed: tick of its first loop; else 0 */
-    uint16_t next_loop;                /* loops started */
+    cohort *before, *after;       /* of the same sequence, by position */
+    list_link loop_link;          /* in sched->looping[list], or in sched->parked */
+    list_link stage_link;         /* in sched->to_prelude, then to_draft, then to_coda or to_mask */
+    list_link picks;              /* of picked.cohort_link: its launches, the newest last */
+    uint32_t first, n_rows;       /* positions */
+    uint32_t first_row, last_row; /* linked by row_info.next */
+    uint32_t coda_row;            /* next row for the coda; NONE = all rows have entered it */
+    uint32_t n_live, n_tail, n_coda; /* rows by state: live, tail, waiting for the coda */
+    uint32_t waited;                 /* launches it could have joined and did not */
+    uint32_t began;                  /* timed: tick of its first loop; else 0 */
+    uint16_t next_loop;              /* loops started */
     uint8_t list;
     bool decode, looping;
     bool raised_on_a_guess; /* raised the frontier before it was known to go on (ahead.c) */
@@ -91,6 +93,13 @@ struct cohort {
     uint32_t n_run;         /* draft: rows run for it so far, in any stage */
 };
 
+static inline bool sched__waits_to_draft(const cohort *coh) {
+    return coh->drafting == DRAFT_WAITS || coh->drafting == DRAFT_JOINS;
+}
+/* The position behind it: its last row names the token there. */
+static inline uint32_t sched__next_pos(const cohort *coh) {
+    return coh->first + coh->n_rows;
+}
 /* Time of its next loop on its sequence's clock. */
 static inline uint32_t sched__tick(const cohort *coh) {
     return coh->began + coh->next_loop;
@@ -223,7 +232,7 @@ struct scheduler {
     list_link looping[N_LISTS], parked; /* of cohort.loop_link */
     list_link to_prelude, to_draft, to_coda, to_mask; /* of cohort.stage_link */
     uint32_t n_looping_live, n_looping_tail, n_parked, n_to_prelude, n_to_draft,
-        n_to_coda; /* rows */
+        n_to_coda; /* rows; n_to_draft: of the tokens to be named */
 
     /* Launches started and not settled: n_out from first_out on, oldest first. The next launch is
      * built in the flight after them. */
@@ -454,14 +463,17 @@ void sched__offer_draft(scheduler *sched, cohort *coh);
 /* A flush begins: rows whose draft is to be drawn anew join its coda. */
 void sched__offer_checks(scheduler *sched);
 void sched__take_draft_offer(scheduler *sched, cohort *coh); /* out of sched->to_draft */
+/* Rows of coh that run the coda for a draft: the last one, after the others if it reads their keys
+ * and values and no coda has written any. */
+uint32_t sched__draft_rows(const scheduler *sched, const cohort *coh);
 /* It has a newest row that still loops, or is about to, with nothing known behind. */
 bool sched__has_lead(const sequence *seq);
 /* The next token behind its newest row may be drafted, whatever names it. */
 bool sched__may_draft_behind(const scheduler *sched, const sequence *seq);
 /* Its newest token is to be looked up in its text. */
 void sched__want_look_up(scheduler *sched, sequence *seq, bool wants);
-/* Sequences that cannot go on without a coda; of the live rows, those that lead their sequence and
- * loop on. */
+/* Sequences that cannot go on without a coda; and sequences with a newest row that loops on, a
+ * prompt as many times as it has live rows. */
 uint32_t sched__held_up(const scheduler *sched);
 uint32_t sched__leading(const scheduler *sched);
 /* Leading rows will draft, or begin a draft, when `out` is settled, and that is worth more than a

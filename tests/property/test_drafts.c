@@ -130,7 +130,8 @@ typedef struct {
     const wish *wishes;
     answer answers[REQUESTS];
     uint32_t n;
-    uint64_t confirmed; /* tokens shown as a draft before */
+    uint64_t confirmed;    /* tokens shown as a draft before */
+    uint64_t from_prompts; /* drafts told of first tokens */
 } answers;
 
 static uint32_t bits_of(float value) {
@@ -160,13 +161,14 @@ static void on_token(answers *all, answer *ans, const sched_request *req, const 
     if (ans->n == ans->cancels_at) sched_cancel(all->sched, ans->id);
 }
 
-static void on_draft(answer *ans, const sched_request *req, const sched_event *ev) {
+static void on_draft(answers *all, answer *ans, const sched_request *req, const sched_event *ev) {
     uint32_t next = req->n_prompt + ans->n;
     cr_assert(req->tell_drafts && ev->pos >= next && ev->pos <= next + ans->n_shown,
               "a draft for %u behind %u tokens and %u drafts", ev->pos, ans->n, ans->n_shown);
     cr_assert_lt(ev->pos + 1, req->n_prompt + req->max_tokens, "a draft of a token never run");
     ans->shown[ev->pos - next] = ev->token;
     ans->n_shown = ev->pos - next + 1;
+    all->from_prompts += ev->pos == req->n_prompt;
 }
 
 static void on_event(void *ud, const sched_event *ev) {
@@ -179,7 +181,7 @@ static void on_event(void *ud, const sched_event *ev) {
         if (ev->kind == SCHED_END) ans->end = *ev;
         if (ev->kind == SCHED_PROMPT) ans->scores = hash_event(ans->scores, ev);
         if (ev->kind == SCHED_TOKEN) on_token(all, ans, req, ev);
-        if (ev->kind == SCHED_DRAFT) on_draft(ans, req, ev);
+        if (ev->kind == SCHED_DRAFT) on_draft(all, ans, req, ev);
     }
 }
 
@@ -244,7 +246,7 @@ static void is_equal(const answer *got, const answer *want, const wish *ask, con
 /* ---- machines ---- */
 
 typedef struct {
-    uint64_t requests, tokens, drafts, accepted, withdrawn, preemptions, cached;
+    uint64_t requests, tokens, drafts, from_prompts, accepted, withdrawn, preemptions, cached;
 } counts;
 
 static const char *const bundled[] = {"models/hops", "models/demo"};
@@ -303,6 +305,7 @@ static void count(const sched_stats *stats, const answers *got, counts *sum) {
     for (uint32_t i = 0; i < REQUESTS; i++)
         sum->tokens += got->answers[i].n;
     sum->drafts += stats->draft_tokens;
+    sum->from_prompts += got->from_prompts;
     sum->accepted += stats->drafts_accepted;
     sum->withdrawn += stats->drafts_withdrawn;
     sum->preemptions += stats->preemptions;
@@ -361,10 +364,12 @@ Test(drafts_property, answers_with_drafts_are_those_without_to_the_bit) {
         one_machine(seed + i, &sum);
     fprintf(stderr,
             "FATHOM_SEED=%" PRIu64 " FATHOM_RUNS=%" PRIu64 ": %" PRIu64 " requests, %" PRIu64
-            " tokens, %" PRIu64 " drafts, %" PRIu64 " accepted, %" PRIu64 " withdrawn, %" PRIu64
-            " preemptions, %" PRIu64 " prompt tokens from the prefix cache\n",
-            seed, runs, sum.requests, sum.tokens, sum.drafts, sum.accepted, sum.withdrawn,
-            sum.preemptions, sum.cached);
+            " tokens, %" PRIu64 " drafts, %" PRIu64 " told from prompts, %" PRIu64
+            " accepted, %" PRIu64 " withdrawn, %" PRIu64 " preemptions, %" PRIu64
+            " prompt tokens from the prefix cache\n",
+            seed, runs, sum.requests, sum.tokens, sum.drafts, sum.from_prompts, sum.accepted,
+            sum.withdrawn, sum.preemptions, sum.cached);
     cr_assert(runs < 200 ||
               (sum.accepted > 0 && sum.withdrawn > 0 && sum.preemptions > 0 && sum.cached > 0));
+    cr_assert(runs < 400 || sum.from_prompts > 0);
 }

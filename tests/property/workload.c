@@ -54,6 +54,7 @@ typedef struct {
     feed_reader reader;
     uint64_t pace; /* draws, at each step, the pace of the feed's reader */
     uint32_t naps; /* percent of steps during its sleep */
+    uint64_t from_prompts;
     char *why;
     size_t why_bytes;
     bool bad;
@@ -298,6 +299,7 @@ static void on_event(void *ud, const sched_event *ev) {
                  ev->pos);
         }
         it->n_shown = ev->pos + 1 - it->req.n_prompt - it->n_got;
+        load->from_prompts += ev->pos == it->req.n_prompt;
     } else if (it->n_got == it->req.max_tokens || ev->pos != it->req.n_prompt + it->n_got) {
         fail(load, "request %u: token at %u comes out of order", (unsigned)(it - load->items),
              ev->pos);
@@ -516,6 +518,7 @@ static void fill_report(work *load, scheduler *sched, eng_backend *backend, work
         fail(load, "the backend left out other rows than the scheduler knows");
     report->left_out = st->voided_rows;
     report->drafts = st->draft_tokens;
+    report->from_prompts = load->from_prompts;
     report->looked_up = st->text_drafts;
     report->drafts_accepted = st->drafts_accepted;
     report->drafts_withdrawn = st->drafts_withdrawn;
