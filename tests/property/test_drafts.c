@@ -23,7 +23,14 @@
 
 TestSuite(drafts_property, .fini = fail_on_leaks, .timeout = 3 * HANGS_S);
 
-enum { REQUESTS = 10, MOST_PROMPT = 60, MOST_TOKENS = 28, BIASES = 2, LAUNCH = 48 };
+enum {
+    REQUESTS = 10,
+    MOST_PROMPT = 60,
+    SHORT_PROMPT = 12,
+    MOST_TOKENS = 28,
+    BIASES = 2,
+    LAUNCH = 48
+};
 
 static uint64_t draw(uint64_t *state) {
     return hash_mix(*state += HASH_STEP);
@@ -83,13 +90,14 @@ static void draw_depth(wish *ask, const eng_backend_info *info, const model_plan
     depth->min_loops = (uint16_t)fewest;
 }
 
-/* Some prompts begin alike, to meet the prefix cache too. */
+/* Some prompts begin alike, to meet the prefix cache too. Short ones leave room for drafts. */
 static void draw_wish(wish *ask, const eng_backend *backend, uint64_t *state) {
     const model_plan *plan = backend->plan;
     sched_request *req = &ask->req;
     *ask = (wish){.pause = between(state, 0, 12)};
     req->max_tokens = between(state, 1, MOST_TOKENS);
-    req->n_prompt = between(state, 1, least(MOST_PROMPT, plan->max_seq_len - req->max_tokens));
+    uint32_t longest = chance(state, 40) ? SHORT_PROMPT : MOST_PROMPT;
+    req->n_prompt = between(state, 1, least(longest, plan->max_seq_len - req->max_tokens));
     uint32_t family = between(state, 0, 1), alike = chance(state, 70) ? MOST_PROMPT : 20;
     for (uint32_t i = 0; i < req->n_prompt; i++)
         ask->prompt[i] = i < alike ? (i * 7 + family) % plan->vocab_size
