@@ -4,9 +4,10 @@
 #   bench/tools/speculation.sh OUT [wall|cpu]     cpu: one thread by its processor time, for a machine that others use
 # MODELS: what to measure, of b (111 M weights), mythos8, mythos16, ouro, hops, h100 (default: all). STREAMS: default 1,8,32.
 # REPEAT: runs of each mode in turn (default 3). TOKENS: mean output length (default 32). WEIGHTS: a folder for 5.2 GB of weights, made if
-# they are absent (default: a temporary one). SPECULATE: default off,auto. Writes OUT/speculation-*.txt.
+# they are absent (default: a temporary one). SPECULATE: default off,auto. SIMULATED_TOKENS: mean output length on the H100 (default 64).
+# FATHOM: the program (default build/fathom). Writes OUT/speculation-*.txt.
 set -eu
-[ $# -ge 1 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2; }
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 clock=${2:-wall}
@@ -47,7 +48,7 @@ simulated() { # OUTPUT FOLDER LOOPS COSTS
         for flights in 1 2; do
             echo "agreement $agreement after loop 1, $flights launches at once" >>"$out/speculation-$1.txt"
             run "$1" --model "$weights/$2" --simulate --flights $flights --costs "$4" --max-loops "$3" --mean-depth "$3" \
-                --agreement $agreement --modes depthwise/exact --input-len 64 --output-len 64 --rounds 4 --kv-memory 40G
+                --agreement $agreement --modes depthwise/exact --input-len 64 --output-len "${SIMULATED_TOKENS:-64}" --rounds 4 --kv-memory 40G
         done
     done
 }
