@@ -85,6 +85,12 @@ void sched__learn_depth(cost_model *cost, uint16_t depth, bool prompt) {
     learn(prompt ? &cost->mean_prompt_depth : &cost->mean_output_depth, depth, 256);
 }
 
+void sched__learn_same_depth(cost_model *cost, bool same) {
+    static const double memory = 1 - 1.0 / 64;
+    cost->as_deep = cost->as_deep * memory + same;
+    cost->compared = cost->compared * memory + 1;
+}
+
 void sched__learn_length(cost_model *cost, uint32_t n_output) {
     learn(&cost->mean_output, n_output, 32);
 }
@@ -98,14 +104,15 @@ void sched__learn_length(cost_model *cost, uint32_t n_output) {
  * Waiting also delays tokens. Therefore part of the rest of a row's share is charged, its row_ns,
  * although the row needs that time anyway. And a flush far cheaper than a launch starts at once:
  * waiting would gain almost no time and delay every ready token by a launch. */
-bool sched__charge_wait(cost_model *cost, double live, double looping, double ready) {
+bool sched__charge_wait(cost_model *cost, double live, double looping, double ready,
+                        double flushes) {
     enum { FAR_CHEAPER = 32 };
     static const double delay_price = 0.125;
     const cost_fit *loop = &cost->stage[ENG_STAGE_RECURRENT];
     double flush_ns = sched__flush_base_ns(cost);
     if (flush_ns * FAR_CHEAPER <= sched__fit_ns(loop, looping)) return false;
     double wait_ns = (loop->base_ns + delay_price * loop->row_ns * looping) * ready / live;
-    if (cost->waited_ns + wait_ns >= flush_ns) return false;
+    if (cost->waited_ns + wait_ns >= flush_ns * flushes) return false;
     cost->waited_ns += wait_ns;
     return true;
 }

@@ -18,8 +18,9 @@ typedef struct {
     double exit_rate;                                  /* exits per live row and launch */
     double mean_depth; /* of positions; 0 = unknown, as for the other means */
     double mean_prompt_depth, mean_output_depth;
-    double mean_output; /* tokens of an answer that came to its end */
-    double waited_ns;   /* cost of waiting rows since the newest flush */
+    double mean_output;       /* tokens of an answer that came to its end */
+    double as_deep, compared; /* decayed sums: generated positions as deep as the one before */
+    double waited_ns;         /* cost of waiting rows since the newest flush */
 } cost_model;
 
 void sched__fit_add(cost_fit *fit, uint32_t n_rows, uint64_t ns);
@@ -38,10 +39,12 @@ void sched__learn_launch(cost_model *cost, eng_stage stage, uint32_t n_rows, uin
 /* A recurrent launch ran `live` live rows, of which `exited` left the loop. */
 void sched__learn_exits(cost_model *cost, uint32_t live, uint32_t exited);
 void sched__learn_depth(cost_model *cost, uint16_t depth, bool prompt); /* a position is done */
+void sched__learn_same_depth(cost_model *cost, bool same);              /* as the position before */
 void sched__learn_length(cost_model *cost, uint32_t n_output); /* a sequence has come to its end */
 /* Charges `ready` rows with waiting for one more recurrent launch, of `looping` rows of which
- * `live` are live. False, and nothing is charged, if the flush pays now instead; so while nothing
- * is measured. */
-bool sched__charge_wait(cost_model *cost, double live, double looping, double ready);
+ * `live` are live. Rows that meet share so many flushes, this one and later ones. False, and
+ * nothing is charged, if the flush pays now instead; so while nothing is measured. */
+bool sched__charge_wait(cost_model *cost, double live, double looping, double ready,
+                        double flushes);
 
 #endif

@@ -61,6 +61,8 @@ static void count_position(scheduler *sched, sequence *seq, uint32_t pos, uint16
         seq->prompt_loops += depth;
         sched->stats.prompt_loops += depth;
     } else {
+        if (seq->last_depth) sched__learn_same_depth(&sched->cost, depth == seq->last_depth);
+        seq->last_depth = depth;
         seq->output_loops += depth;
         sched->stats.output_loops += depth;
     }

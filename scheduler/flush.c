@@ -12,7 +12,26 @@ static bool sequences_wait(scheduler *sched) {
     if (held == 0) return true;
     if (leading == 0 || (sched->draft_now.trial && sched->n_to_draft > 0)) return false;
     double looping = (double)sched->n_looping_live + sched->n_looping_tail;
-    return sched__charge_wait(&sched->cost, leading, looping, held);
+    return sched__charge_wait(&sched->cost, leading, looping, held, 1);
+}
+
+/* Where positions run equal loops, rows that enter the coda together do so again for later tokens.
+ * So waiting once brings sequences into step that came at other times, or were brought out of step
+ * by a draft. How many tokens follow is not known: as many as came so far is a fair guess. */
+static double shared_flushes(const scheduler *sched) {
+    enum { MOST = 64 };
+    const cost_model *cost = &sched->cost;
+    double in_step = cost->as_deep / (cost->compared - cost->as_deep + 1); /* tokens, so far */
+    uint32_t least = in_step < MOST ? (uint32_t)in_step : MOST;
+    for (const list_link *link = sched->to_coda.next; link != &sched->to_coda; link = link->next) {
+        const cohort *coh = OWNER_OF((uintptr_t)link, cohort, stage_link);
+        const sequence *seq = coh->owner;
+        uint32_t n = seq->n_tokens > seq->req.n_prompt ? seq->n_tokens - seq->req.n_prompt : 0;
+        uint32_t left = seq->req.max_tokens - n;
+        if (n < least) least = n;
+        if (left < least) least = left;
+    }
+    return 1 + least;
 }
 
 /* Given the next recurrent launch, which rows of tenants sitting out will not join. */
@@ -24,7 +43,8 @@ static bool waits_by_cost(scheduler *sched) {
         live -= sched->live_sitting_out;
     }
     double part = looping > sched->max_rows ? sched->max_rows / looping : 1;
-    return sched__charge_wait(&sched->cost, live * part, looping * part, sched->n_to_coda);
+    return sched__charge_wait(&sched->cost, live * part, looping * part, sched->n_to_coda,
+                              shared_flushes(sched));
 }
 
 bool sched__flush_pays(scheduler *sched) {

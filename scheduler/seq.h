@@ -43,6 +43,7 @@ typedef struct sequence {
     bool may_share;             /* looks into the prefix cache */
     uint32_t *tokens;           /* prompt, then output: room for n_prompt + max_tokens */
     uint32_t n_tokens;          /* known so far */
+    uint16_t last_depth;        /* of the newest generated position; 0: none */
     uint32_t n_drafts;          /* drafts behind them in tokens, each with a cohort: draft.c */
     bool to_look_up;            /* its newest token has not been looked up: lookup.c */
     uint32_t *blocks;

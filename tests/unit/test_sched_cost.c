@@ -2,6 +2,7 @@
  * fixed rule, whatever the stages cost. */
 #include "scheduler/scheduler_internal.h"
 #include "tests/lib/fake_backend.h"
+#include "tests/lib/sched_rig.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
@@ -176,5 +177,34 @@ Test(sched_cost, where_weights_bound_the_step_exact_gives_twice_what_full_does) 
                 cost.n, lock / full, exact / full, last / full);
         cr_expect_geq(exact, 2 * full);
         cr_expect_geq(last, exact);
+    }
+}
+
+/* Loops of 4 us, a prelude and a coda of 3: four loops are too long to wait for one coda. */
+Test(sched_cost, sequences_of_equal_loops_that_come_at_other_times_share_their_codas) {
+    enum { TOKENS = 200, LATER = 10 };
+    for (uint32_t late = 1; late < 8; late++) {
+        fake_opts fake;
+        fake_opts_default(&fake);
+        fake.deep_one_in = 1;
+        sched_opts opts = rig_opts(fake.policy);
+        opts.drafts = 0;
+        sched_rig rig = rig_open(&fake, &opts);
+        rig.sched->host_is_free = true;
+        uint32_t prompt[8];
+        sched_request req = rig_request(prompt, 8, TOKENS, 1);
+        uint64_t first = rig_submit(&rig, &req);
+        while (rig.out[first].n < LATER)
+            rig_steps(&rig, 1);
+        uint64_t loops = rig_stats(&rig)->launches[ENG_STAGE_RECURRENT];
+        while (rig_stats(&rig)->launches[ENG_STAGE_RECURRENT] < loops + late)
+            rig_steps(&rig, 1);
+        req = rig_request(prompt, 8, TOKENS, 2);
+        rig_submit(&rig, &req);
+        rig_finish(&rig);
+        uint64_t codas = rig_stats(&rig)->launches[ENG_STAGE_CODA];
+        cr_expect_leq(codas, TOKENS + 3 * LATER, "%u loops later: %llu codas of %d tokens", late,
+                      (unsigned long long)codas, 2 * TOKENS);
+        rig_close(&rig);
     }
 }

@@ -92,8 +92,9 @@ Test(sched_drafts, drafts_that_are_wrong_or_rows_that_cost_lose_little) {
     static const struct {
         uint32_t agreement, n;
         uint64_t row_ns; /* of a recurrent launch */
-    } rows[] = {{0, 1, 20},   {0, 8, 20},     {0, 32, 20},    {30, 8, 20},
-                {30, 32, 20}, {95, 1, 20000}, {95, 8, 20000}, {95, 32, 20000}};
+    } rows[] = {{0, 1, 20},     {0, 2, 20},     {0, 8, 20},     {0, 32, 20},
+                {30, 2, 20},    {30, 8, 20},    {30, 32, 20},   {95, 1, 20000},
+                {95, 2, 20000}, {95, 8, 20000}, {95, 32, 20000}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         fake_opts fake = eight_loops(rows[i].agreement);
         fake.row_ns[ENG_STAGE_RECURRENT] = rows[i].row_ns;
