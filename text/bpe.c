@@ -12,7 +12,7 @@
 #include <string.h>
 
 enum {
-    SHORT_PIECE = 48,   /* symbols; up to here scanning is faster than the heap */
+    SHORT_PIECE = TOKENIZER_PIECE, /* symbols; up to here scanning is faster than the heap */
     CHECK_EVERY = 1024, /* the cancel flag is read every so many pieces, or merges of a long one */
 };
 
@@ -281,4 +281,14 @@ int text__encode_piece(text__encoder *enc, const char *text, size_t n) {
         tok->ignore_merges && n <= tok->max_len ? text__token_lookup(tok, text, n) : TEXT__NO_ID;
     if (whole != TEXT__NO_ID) return text__put_id(enc, whole);
     return tok->chars ? encode_chars(enc, text, n) : encode_part(enc, text, n);
+}
+
+size_t tokenizer_merge(const tokenizer *tok, const char *text, size_t n,
+                       uint32_t ids[TOKENIZER_PIECE]) {
+    text__symbol symbols[SHORT_PIECE];
+    if (tok->chars || n == 0 || n > SHORT_PIECE || tok->merges.n == 0) return 0;
+    size_t count = merge_short(tok, symbols, byte_symbols(tok, text, n, symbols));
+    for (size_t i = 0; i < count; i++)
+        ids[i] = symbols[i].id;
+    return count;
 }

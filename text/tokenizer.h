@@ -41,6 +41,12 @@ int tokenizer_encode(const tokenizer *tok, const char *text, size_t n, bool pars
  * if all its bytes are trusted; otherwise it is plain text. */
 int tokenizer_encode_runs(const tokenizer *tok, const char *text, size_t n, const text_run *runs,
                           size_t n_runs, size_t max_ids, token_ids *out, err *e) WARN_UNUSED;
+/* Merges at most TOKENIZER_PIECE bytes of text that stand in one piece, whatever pattern splits
+ * texts: pieces of one kind of signs come out as tokenizer_encode cuts them. Returns the number of
+ * ids, 0: the tokenizer has no merges of bytes. Allocates nothing. Any thread. */
+enum { TOKENIZER_PIECE = 48 };
+size_t tokenizer_merge(const tokenizer *tok, const char *text, size_t n,
+                       uint32_t ids[TOKENIZER_PIECE]) WARN_UNUSED;
 /* The smallest number of tokens that n bytes of text can give; 0 if the tokenizer may drop
  * bytes. */
 size_t tokenizer_fewest(const tokenizer *tok, size_t n);

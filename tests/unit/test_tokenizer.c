@@ -628,6 +628,10 @@ Test(tokenizer, merging_follows_the_definition_at_every_length) {
                           "round %d length %zu", round, len);
                 token_ids_deinit(&ids);
             }
+            uint32_t piece[TOKENIZER_PIECE];
+            size_t n_merged = tokenizer_merge(tok, text, len, piece);
+            cr_assert_eq(n_merged, len > TOKENIZER_PIECE ? 0 : n_want, "a piece of %zu", len);
+            cr_assert(n_merged == 0 || memcmp(piece, want, n_want * sizeof *want) == 0);
         }
         tokenizer_close(tok);
     }
