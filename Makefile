@@ -195,10 +195,12 @@ $(B)/stress-%: $(B)/tests/stress/%.o $(B)/libtest.a $(B)/libfathom.a
 
 stress-all: $(STRESS)
 
-# Processor time per constrained token: bench/tools/grammar/run.sh.
-$(B)/grammar: $(addprefix $(B)/bench/tools/grammar/,dear.o grammar.o schemas.o vocabulary.o) $(B)/libfathom.a
+# Processor time per constrained token, and tokens that schemas force: bench/tools/grammar/run.sh.
+$(B)/grammar: $(addprefix $(B)/bench/tools/grammar/,dear.o grammar.o schemas.o vocabulary.o)
+$(B)/forced: $(B)/bench/tools/grammar/forced.o
+$(B)/grammar $(B)/forced: $(B)/libfathom.a
 	@echo "  LD  $@"
-	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(LIBS)
+	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $(filter %.o,$^) $(B)/libfathom.a $(LIBS)
 
 # Renders chat templates for tests/folders/published, a line each.
 $(B)/jinja-render: $(B)/tests/folders/published/jinja_render.o $(B)/libfathom.a
@@ -206,7 +208,7 @@ $(B)/jinja-render: $(B)/tests/folders/published/jinja_render.o $(B)/libfathom.a
 	$(Q)$(CC) $(CFLAGS_ALL) $(LINK_EXE) -o $@ $^ $(LIBS)
 
 # Planted bugs that the property tests must find: tests/mutants/run.sh.
-mutants: $(B)/libfathom.a $(B)/libtest.a $(B)/tests/mutants/traffic.o $(B)/tests/property/workload.o $(B)/tests/property/test_tenants.o $(B)/tests/property/test_drafts.o $(B)/tests/unit/test_sched_drafts_life.o $(B)/tests/property/plans.o $(B)/tests/property/test_plans.o
+mutants: $(B)/libfathom.a $(B)/libtest.a $(B)/tests/mutants/traffic.o $(B)/tests/property/workload.o $(B)/tests/property/test_tenants.o $(B)/tests/property/test_drafts.o $(B)/tests/unit/test_sched_drafts_life.o $(B)/tests/unit/test_sched_expected.o $(B)/tests/property/plans.o $(B)/tests/property/test_plans.o
 	@CC='$(CC)' CFLAGS='-std=c11 -D_GNU_SOURCE -O1 $(SYSROOT_CFLAGS)' LIBS='$(LIBS)' BUILD='$(B)' T='$(T)' tests/mutants/run.sh
 
 tsan:

@@ -68,6 +68,7 @@ static void free_cohort(scheduler *sched, cohort *coh) {
     sched__tenant_of(sched, seq)->n_rows -= coh->n_rows;
     sched->home_rows[seq->prefix_key.home] -= coh->n_rows;
     *(coh->draft ? &sched->n_draft_rows : &sched->n_decode_rows) -= coh->decode;
+    sched->n_found_rows -= coh->draft && coh->source != FROM_LOOPS;
     coh->owner = NULL;
     coh->after = sched->free_cohort;
     sched->free_cohort = coh;
@@ -157,6 +158,7 @@ void sched__start_draft(scheduler *sched, sequence *seq) {
 
 void sched__keep_draft(scheduler *sched, cohort *coh) {
     coh->draft = false;
+    sched->n_found_rows -= coh->source != FROM_LOOPS;
     sched->n_draft_rows--;
     sched->n_decode_rows++;
 }

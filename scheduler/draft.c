@@ -67,12 +67,6 @@ static void begin_draft(scheduler *sched, const cohort *coh, uint32_t token, uin
     if (seq->req.tell_drafts) tell(sched, seq, coh, token, loops);
 }
 
-/* A draft from the text is more often right than a name given so early. */
-static bool is_better(const scheduler *sched, const cohort *draft, const cohort *from) {
-    return draft->looked_up && sched__lookup_agreement(&sched->drafts) >
-                                   sched__agreement(&sched->drafts, from->drew_after);
-}
-
 /* With several launches in flight the verdict may have come before the draft. */
 void sched__take_draft(scheduler *sched, cohort *coh, uint32_t token) {
     sequence *seq = coh->owner;
@@ -81,19 +75,30 @@ void sched__take_draft(scheduler *sched, cohort *coh, uint32_t token) {
     record(coh, token);
     coh->drafting = token == ENG_NO_TOKEN ? DRAFT_ENDS : DRAFTS_NOTHING;
     if (coh != seq->last) {
-        if (seq->tokens[pos] == token || is_better(sched, coh->after, coh)) return;
+        if (seq->tokens[pos] == token || sched__outranks(sched, coh->after, coh->drew_after))
+            return;
         withdraw(sched, seq, pos);
     }
     if (token == ENG_NO_TOKEN || sched->n_free_rows == 0) return;
     begin_draft(sched, coh, token, coh->drew_after);
-    sched__want_look_up(sched, seq, true);
+    sched__want_look_up(sched, seq, LOOK_FOR_TEXT_TOO);
 }
 
-bool sched__draft_behind(scheduler *sched, sequence *seq, uint32_t token) {
-    if (seq_is_stop(seq, token)) return false;
+/* Its mask, if that is known already, allows the token. */
+static bool may_come(const sequence *seq, uint32_t pos, uint32_t token) {
+    if (!sched__knows_mask(seq, pos)) return true;
+    const eng_mask *mask = sched__mask_at(seq, pos);
+    return mask == NULL ||
+           (token / 64 < mask->n_words && mask->words[token / 64] >> token % 64 & 1);
+}
+
+bool sched__draft_behind(scheduler *sched, sequence *seq, uint32_t token, draft_source source) {
+    if (seq_is_stop(seq, token) || !may_come(seq, seq->next_start, token)) return false;
     begin_draft(sched, seq->last, token, seq->last->next_loop);
-    seq->last->looked_up = true;
-    sched->stats.text_drafts++;
+    seq->last->source = (uint8_t)source;
+    sched->n_found_rows++;
+    sched->stats.text_drafts += source == FROM_TEXT;
+    sched->stats.forced_drafts += source == FROM_CONSTRAINT;
     return true;
 }
 
@@ -121,7 +126,8 @@ static void learn(scheduler *sched, const draft_record *drawn, uint32_t token) {
 /* The place of a draft counts the drafts without a verdict when it was drawn. */
 static void accept(scheduler *sched, sequence *seq, cohort *coh) {
     sched->stats.drafts_accepted++;
-    sched->stats.text_drafts_accepted += coh->looked_up;
+    sched->stats.text_drafts_accepted += coh->source == FROM_TEXT;
+    sched->stats.forced_drafts_accepted += coh->source == FROM_CONSTRAINT;
     sched->stats.accepted_by_place[least(coh->place, SCHED_DRAFT_PLACES - 1)]++;
     seq->n_drafts--;
     sched__keep_draft(sched, coh);
@@ -133,7 +139,7 @@ bool sched__judge_draft(scheduler *sched, sequence *seq, uint32_t token) {
     if (seq->n_drafts == 0) return false;
     cohort *draft = judge ? judge->after : seq->first;
     bool right = seq->tokens[seq->n_tokens] == token;
-    if (draft->looked_up) sched__learn_lookup(&sched->drafts, right);
+    if (draft->source != FROM_LOOPS) sched__learn_found(&sched->drafts, draft->source, right);
     if (right) {
         accept(sched, seq, draft);
         return true;

@@ -20,8 +20,10 @@ void sched__age_drafts(draft_model *drafts, double tokens) {
         drafts->right[i] *= part;
         drafts->judged[i] *= part;
     }
-    drafts->looked_right *= part;
-    drafts->looked_judged *= part;
+    for (int i = 0; i < DRAFT_SOURCES; i++) {
+        drafts->found_right[i] *= part;
+        drafts->found_judged[i] *= part;
+    }
 }
 
 void sched__learn_draft(draft_model *drafts, uint32_t loops, bool right) {
@@ -58,13 +60,13 @@ static double hope(double known, double n) {
     return smaller(sqrt(known * (1 - known) / n), 1 - known);
 }
 
-void sched__learn_lookup(draft_model *drafts, bool right) {
-    drafts->looked_judged = drafts->looked_judged * memory + 1;
-    drafts->looked_right = drafts->looked_right * memory + right;
+void sched__learn_found(draft_model *drafts, draft_source source, bool right) {
+    drafts->found_judged[source] = drafts->found_judged[source] * memory + 1;
+    drafts->found_right[source] = drafts->found_right[source] * memory + right;
 }
 
-double sched__lookup_agreement(const draft_model *drafts) {
-    double n = drafts->looked_judged + 2, known = (drafts->looked_right + 1) / n;
+double sched__found_agreement(const draft_model *drafts, draft_source source) {
+    double n = drafts->found_judged[source] + 2, known = (drafts->found_right[source] + 1) / n;
     return known + hope(known, n);
 }
 
@@ -148,18 +150,21 @@ double sched__token_ns(const cost_model *cost, const draft_model *drafts, const 
     return token_ns(cost, load, &now, 0, choice);
 }
 
-/* A row more in every loop of a position, in a prelude and in a coda; a right one spares the
- * sequence a period. */
-static void price_lookups(const cost_model *cost, const draft_load *load, const estimates *now,
-                          draft_choice *choice) {
-    enum { MORE = 4 };
+/* A right one spares the sequence a period. */
+static void price_found(const cost_model *cost, const draft_load *load, const estimates *now,
+                        draft_choice *choice) {
     draft_pace pace = pace_of(now, 0, load->depth, choice);
-    double rows = rows_of(load, &pace);
-    double loop_ns = launch_ns(cost, load, rows), more_ns = launch_ns(cost, load, rows + MORE);
-    double row_ns = larger(more_ns - loop_ns, 0) / MORE;
+    double loop_ns = launch_ns(cost, load, rows_of(load, &pace));
     choice->saves_ns = pace.period * loop_ns / load->sequences;
-    choice->costs_ns = load->depth * row_ns + cost->stage[ENG_STAGE_CODA].row_ns +
-                       cost->stage[ENG_STAGE_PRELUDE].row_ns;
+    choice->depth = load->depth;
+}
+
+/* A row more in every loop of a position, in a prelude and in a coda. */
+double sched__found_costs_ns(const cost_model *cost, const draft_choice *choice, double rows) {
+    enum { MORE = 4 };
+    double loop_ns = sched__loop_ns(cost, rows), more_ns = sched__loop_ns(cost, rows + MORE);
+    return choice->depth * larger(more_ns - loop_ns, 0) / MORE +
+           cost->stage[ENG_STAGE_CODA].row_ns + cost->stage[ENG_STAGE_PRELUDE].row_ns;
 }
 
 /* A draft behind a prompt saves what any draft saves, once. But keys and values of the whole prompt
@@ -231,7 +236,7 @@ void sched__choose_draft(const cost_model *cost, const draft_model *drafts, cons
         if (ns < best_ns) best_ns = ns, *out = choice;
     }
     if (best_ns >= pays_below) *out = none;
-    price_lookups(cost, load, &now, out);
+    price_found(cost, load, &now, out);
     if (out->loops == 0) return;
     double ns = token_ns(cost, load, &now, 0, out);
     out->trial = ns >= pays_below || now.n[out->loops] < FEW_VERDICTS;

@@ -4,26 +4,30 @@
 
 #include "scheduler/cost.h"
 
+/* What names a draft. */
+typedef enum { FROM_LOOPS, FROM_TEXT, FROM_CONSTRAINT, DRAFT_SOURCES } draft_source;
+
 typedef struct { /* by loops before the draft; decayed sums over verdicts */
     double right[PLAN_MAX_LOOPS + 1], judged[PLAN_MAX_LOOPS + 1];
-    double looked_right, looked_judged; /* drafts from the text so far */
+    double found_right[DRAFT_SOURCES], found_judged[DRAFT_SOURCES]; /* of sources beside loops */
 } draft_model;
 
 typedef struct {
-    uint16_t loops; /* of a position before it drafts the next token; 0 = no drafts */
-    uint16_t most;  /* drafts of one sequence without a verdict */
-    bool trial;     /* it is not known to pay: one sequence at a time */
-    /* Time of all sequences: saved by a right draft from the text, and taken by any. */
-    double saves_ns, costs_ns;
-    uint32_t coda_rows;                       /* most rows of a coda that one draft is worth */
+    uint16_t loops;     /* of a position before it drafts the next token; 0 = no drafts */
+    uint16_t most;      /* drafts of one sequence without a verdict */
+    bool trial;         /* it is not known to pay: one sequence at a time */
+    double saves_ns;    /* time of all sequences saved by a right draft that no loop named */
+    double depth;       /* loops of a position */
+    uint32_t coda_rows; /* most rows of a coda that one draft is worth */
     uint64_t checks[PLAN_MAX_LOOPS / 64 + 1]; /* bit i: after loop i the draft is drawn anew */
 } draft_choice;
 
 /* A verdict on a token drafted after so many loops. */
 void sched__learn_draft(draft_model *drafts, uint32_t loops, bool right);
-void sched__learn_lookup(draft_model *drafts, bool right);
-/* Probability that a draft from the text is right, with some hope. */
-double sched__lookup_agreement(const draft_model *drafts);
+/* The same of a source beside loops. */
+void sched__learn_found(draft_model *drafts, draft_source source, bool right);
+/* Probability that a draft of a source beside loops is right, with some hope. */
+double sched__found_agreement(const draft_model *drafts, draft_source source);
 /* Before the verdicts of a token, or after tokens without drafts: older verdicts count less. */
 void sched__age_drafts(draft_model *drafts, double tokens);
 /* Probability that a draft after so many loops is right. */
@@ -45,6 +49,8 @@ double sched__token_ns(const cost_model *cost, const draft_model *drafts, const 
  * PLAN_MAX_LOOPS. */
 void sched__choose_draft(const cost_model *cost, const draft_model *drafts, const draft_load *load,
                          uint32_t loops, uint32_t most, draft_choice *out);
+/* Time of all sequences taken by a draft that no loop named, beside launches of so many rows. */
+double sched__found_costs_ns(const cost_model *cost, const draft_choice *choice, double rows);
 /* Whether a draft drawn after `drawn` loops is drawn anew after `now` loops. */
 bool sched__check_is_due(const draft_choice *choice, uint32_t drawn, uint32_t now);
 

@@ -85,13 +85,12 @@ static void ban(scheduler *sched, eng_mask *mask, uint32_t id) {
 }
 
 /* The tokens allowed by the constraint after n_output tokens, minus the stop ids while it is too
- * early to stop. A mask without words allows every token. The mask behind a draft is not known. */
+ * early to stop. A mask without words allows every token, and so does one that is not known. */
 static eng_mask mask_for(scheduler *sched, const sequence *seq, uint32_t n_output) {
     eng_mask mask = {0};
-    if (n_output == seq_n_output(seq) && sched__mask(seq) == MASK_READY) {
-        const eng_mask *given = seq->req.constraint->mask(seq->req.ud);
-        if (given) mask = *given;
-    }
+    uint32_t pos = seq->req.n_prompt + n_output;
+    const eng_mask *given = sched__knows_mask(seq, pos) ? sched__mask_at(seq, pos) : NULL;
+    if (given) mask = *given;
     for (uint32_t i = 0; bans_stop_ids(seq, n_output) && i < seq->req.n_stop_ids; i++)
         ban(sched, &mask, seq->req.stop_ids[i]);
     return mask;
@@ -108,23 +107,21 @@ static int draw_one(scheduler *sched, const sequence *seq, uint32_t n_output, ui
 
 /* Draws a token and hands it to the constraint. If the constraint refuses it in spite of the mask,
  * bans it and draws another. When no token is left, only this sequence ends. */
-static err_code draw(scheduler *sched, const sequence *seq, const float *logits, eng_choice *out) {
+static err_code draw(scheduler *sched, sequence *seq, const float *logits, eng_choice *out) {
     uint32_t n_output = seq_n_output(seq);
     eng_mask mask = mask_for(sched, seq, n_output);
     for (int i = 0; i < REDRAWS; i++) {
         err e = {0};
         if (draw_one(sched, seq, n_output, seq->req.n_top, &mask, logits, out, &e) != 0)
             return e.code;
-        if (!seq->req.constraint || seq->req.constraint->take(seq->req.ud, out->token))
-            return ERR_NONE;
+        if (sched__take_token(seq, out->token)) return ERR_NONE;
         ban(sched, &mask, out->token);
         if (sched->beat) sched->beat(sched->ud);
     }
     return ERR_CONSTRAINT;
 }
 
-static err_code sample(scheduler *sched, const sequence *seq, const float *logits,
-                       eng_choice *out) {
+static err_code sample(scheduler *sched, sequence *seq, const float *logits, eng_choice *out) {
     uint64_t began = clock_ns();
     err_code failure = draw(sched, seq, logits, out);
     uint64_t took = clock_ns() - began;
@@ -155,9 +152,10 @@ static void put_out(scheduler *sched, sequence *seq, uint16_t depth, const eng_c
     if (seq_n_output(seq) == seq->req.max_tokens) {
         sched__end(sched, seq, SCHED_LENGTH, ERR_NONE, 0);
     } else {
-        sched__want_mask(sched, seq);
+        bool expects_anew = sched__want_mask(sched, seq);
         if (!runs) sched__want_start(sched, seq);
-        if (!runs && sched->rules.drafts) sched__want_look_up(sched, seq, true);
+        look_up where = !runs ? LOOK_FOR_TEXT_TOO : expects_anew ? LOOK_FOR_EXPECTED : LOOK_NOWHERE;
+        if (sched->rules.drafts && where != LOOK_NOWHERE) sched__want_look_up(sched, seq, where);
     }
 }
 

@@ -76,11 +76,16 @@ static bool check_is_due(const scheduler *sched, const cohort *coh) {
     return sched__check_is_due(now, coh->drawn.last, coh->next_loop);
 }
 
+bool sched__outranks(const scheduler *sched, const cohort *draft, uint32_t loops) {
+    return draft->source != FROM_LOOPS && sched__found_agreement(&sched->drafts, draft->source) >
+                                              sched__agreement(&sched->drafts, loops);
+}
+
 /* Drafts behind coh run, and it is deep enough to name their first token better. */
 static bool may_check(const scheduler *sched, const cohort *coh) {
     return coh->n_live > 0 && coh->drafting == DRAFTS_NOTHING && coh->after && coh->after->draft &&
            coh->next_loop < coh->owner->prefix_key.max_loops && list_empty(&coh->stage_link) &&
-           check_is_due(sched, coh);
+           check_is_due(sched, coh) && !sched__outranks(sched, coh->after, coh->next_loop);
 }
 
 /* Its keys and values for the coda are written, or will be in the next coda: by a draft at least.
@@ -125,12 +130,19 @@ static bool has_room(const scheduler *sched, const sequence *seq) {
     return pages >= n * each + sched->home_running[seq->prefix_key.home] && blocks >= n;
 }
 
-/* Drafts without a verdict at hand, not counting drafts from the text. */
-static uint32_t open_drafts(const sequence *seq) {
-    const cohort *judge = seq->last;
+/* Drafts of loops. *judge: the cohort in front of all drafts, or NULL. */
+static uint32_t named_drafts(const sequence *seq, const cohort **judge) {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < seq->n_drafts; i++, judge = judge->before)
-        n += !judge->looked_up;
+    *judge = seq->last;
+    for (uint32_t i = 0; i < seq->n_drafts; i++, *judge = (*judge)->before)
+        n += (*judge)->source == FROM_LOOPS;
+    return n;
+}
+
+/* Drafts of loops without a verdict at hand. */
+static uint32_t open_drafts(const sequence *seq) {
+    const cohort *judge;
+    uint32_t n = named_drafts(seq, &judge);
     return n - (n > 0 && (judge == NULL || judge->n_live == 0));
 }
 
@@ -140,10 +152,12 @@ static bool has_turn(const scheduler *sched, const sequence *seq) {
     double part = sched->n_running == 1 ? 0.1 : 0.02;
     enum { FREE_CODAS = 24 };
     const uint64_t *ns = sched->stats.launch_ns;
-    if (!sched->draft_now.trial || seq->n_drafts > 0) return true;
+    const cohort *judge;
+    if (!sched->draft_now.trial || named_drafts(seq, &judge) > 0) return true;
     double all =
         (double)(ns[0] + ns[1] + ns[2]) + FREE_CODAS * sched__flush_base_ns(&sched->cost) / part;
-    return sched->n_draft_rows + sched->n_to_draft == 0 && sched->trial_ns < part * all;
+    bool alone = sched->n_draft_rows - sched->n_found_rows + sched->n_to_draft == 0;
+    return alone && sched->trial_ns < part * all;
 }
 
 bool sched__has_lead(const sequence *seq) {
@@ -216,11 +230,11 @@ void sched__take_draft_offer(scheduler *sched, cohort *coh) {
     coh->drafting = DRAFTS_NOTHING;
 }
 
-void sched__want_look_up(scheduler *sched, sequence *seq, bool wants) {
-    if (seq->to_look_up == wants) return;
-    seq->to_look_up = wants;
-    if (wants) sched->n_to_look_up++;
-    else sched->n_to_look_up--;
+void sched__want_look_up(scheduler *sched, sequence *seq, look_up where) {
+    if (where != LOOK_NOWHERE && seq->to_look_up >= where) return;
+    sched->n_to_look_up += where != LOOK_NOWHERE;
+    sched->n_to_look_up -= seq->to_look_up != LOOK_NOWHERE;
+    seq->to_look_up = (uint8_t)where;
 }
 
 /* ---- sequences that wait for a coda ---- */

@@ -1,5 +1,8 @@
-/* lookup.c - drafts from the text so far: where its newest tokens stood before, the tokens behind
- * them may follow again. They cost no coda, and several begin at once. */
+/* lookup.c - drafts that no loop names: they cost no coda, and several begin at once.
+ *
+ * A constraint may expect the next tokens, because they spell what its form leaves no choice about.
+ * In the text so far, where its newest tokens stood before, the tokens behind them may follow
+ * again. */
 #include "scheduler/scheduler_internal.h"
 
 #include <string.h>
@@ -22,13 +25,16 @@ static uint32_t find(const uint32_t *tokens, uint32_t n) {
     return 0;
 }
 
-/* Drafts are worth their rows while they are likely enough. */
-static uint32_t most_worth(const scheduler *sched) {
+/* Drafts are worth their rows while they are likely enough. Other sequences may have filled the
+ * next launches with theirs. */
+static uint32_t most_worth(const scheduler *sched, draft_source source) {
     const draft_choice *now = &sched->draft_now;
-    double right = sched__lookup_agreement(&sched->drafts), likely = right;
+    double rows = (double)sched->n_looping_live + sched->n_looping_tail + sched->n_to_prelude;
+    double right = sched__found_agreement(&sched->drafts, source), likely = right;
     uint32_t n = 0;
-    for (; n < MOST_LOOKED && likely * now->saves_ns > now->costs_ns; n++)
-        likely *= right;
+    for (; n < MOST_LOOKED; n++, likely *= right) {
+        if (likely * now->saves_ns <= sched__found_costs_ns(&sched->cost, now, rows + n)) break;
+    }
     return n;
 }
 
@@ -37,20 +43,30 @@ static uint32_t smaller(uint32_t x, uint32_t y) {
 }
 
 /* Tokens that may be drafted behind its newest one, up to `most`. */
-static uint32_t look_up(const sequence *seq, uint32_t most, const uint32_t **found) {
+static uint32_t search(const sequence *seq, uint32_t most, const uint32_t **found) {
     uint32_t n = seq->n_tokens + seq->n_drafts, at = find(seq->tokens, n);
     *found = seq->tokens + at;
     return at == 0 ? 0 : smaller(most, n - at);
 }
 
+/* Tokens that are expected behind its newest one, up to `most`: its drafts are the first. */
+static uint32_t expect(const sequence *seq, uint32_t most, const uint32_t **found) {
+    uint32_t n = sched__expected(seq, found), known = seq->n_drafts;
+    if (known >= n || memcmp(*found, seq->tokens + seq->n_tokens, known * sizeof **found) != 0)
+        return 0;
+    *found += known;
+    return smaller(most, n - known);
+}
+
 /* The search costs microseconds, for every sequence and token: only where a draft may follow. */
-static void draft_from_text(scheduler *sched, sequence *seq) {
+static void draft_behind(scheduler *sched, sequence *seq, draft_source source) {
+    uint32_t most = most_worth(sched, source);
     const uint32_t *found;
-    uint32_t most = most_worth(sched);
     if (most == 0 || !sched__may_draft_behind(sched, seq)) return;
-    for (uint32_t i = 0, n = look_up(seq, most, &found); i < n; i++) {
-        if (!sched__may_draft_behind(sched, seq) || !sched__draft_behind(sched, seq, found[i]))
-            return;
+    uint32_t n = (source == FROM_TEXT ? search : expect)(seq, most, &found);
+    for (uint32_t i = 0; i < n; i++) {
+        if (!sched__may_draft_behind(sched, seq)) return;
+        if (!sched__draft_behind(sched, seq, found[i], source)) return;
     }
 }
 
@@ -58,8 +74,11 @@ void sched__look_up_drafts(scheduler *sched) {
     if (sched->n_to_look_up == 0) return;
     for (list_link *link = sched->running.next; link != &sched->running; link = link->next) {
         sequence *seq = OWNER_OF(link, sequence, rank_link);
-        if (!seq->to_look_up || !sched__has_lead(seq)) continue;
-        sched__want_look_up(sched, seq, false);
-        draft_from_text(sched, seq);
+        look_up where = (look_up)seq->to_look_up;
+        if (where == LOOK_NOWHERE || !sched__has_lead(seq)) continue;
+        if (sched__mask(seq) == MASK_WANTED) continue; /* tokens may be expected then */
+        sched__want_look_up(sched, seq, LOOK_NOWHERE);
+        draft_behind(sched, seq, FROM_CONSTRAINT);
+        if (where == LOOK_FOR_TEXT_TOO) draft_behind(sched, seq, FROM_TEXT);
     }
 }

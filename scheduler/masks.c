@@ -6,10 +6,16 @@
  * bound in work, and sequences with slow masks let others pass, so a slow constraint delays others
  * by one bound at most.
  *
+ * With the mask come the tokens that the constraint expects next and the masks behind each. While
+ * the drafts in front of a position are these tokens, whatever named them, its mask is known. So a
+ * run of expected tokens goes through one coda, and needs one mask from the maker.
+ *
  * While sequence.mask is MASK_WANTED the constraint belongs to the mask maker, so the sequence must
  * not be reported ended; in every other state it belongs to the engine thread. */
 #include "base/clock.h"
 #include "scheduler/scheduler_internal.h"
+
+#include <string.h>
 
 enum { SLOW_NS = 1000 * 1000 };
 
@@ -25,24 +31,58 @@ bool sched__make_mask(sequence *seq) {
     return became != MASK_FAILED; /* seq may be gone by now */
 }
 
-void sched__want_mask(scheduler *sched, sequence *seq) {
-    if (seq->req.constraint == NULL || seq->req.max_tokens == 0) return;
+bool sched__want_mask(scheduler *sched, sequence *seq) {
+    if (seq->req.constraint == NULL || seq->req.max_tokens == 0) return false;
+    if (sched__mask(seq) == MASK_READY) return false;
     atomic_store_explicit(&seq->mask, MASK_WANTED, memory_order_relaxed);
     if (sched->hand_mask) {
         sched->hand_mask(sched->ud, seq);
     } else if (!sched__make_mask(seq)) {
         atomic_store_explicit(&sched->masks_failed, true, memory_order_release);
     }
+    return true;
 }
 
-/* The last position of coh gives the next token, and its mask is not ready. Behind a draft the mask
- * cannot be made yet. */
-bool sched__lacks_mask(const cohort *coh) {
-    const sequence *seq = coh->owner;
-    uint32_t gives = sched__next_pos(coh);
+uint32_t sched__expected(const sequence *seq, const uint32_t **tokens) {
+    const sched_constraint *constraint = seq->req.constraint;
+    *tokens = NULL;
+    if (sched__mask(seq) != MASK_READY || constraint->expected == NULL) return 0;
+    return constraint->expected(seq->req.ud, tokens);
+}
+
+bool sched__knows_mask(const sequence *seq, uint32_t pos) {
     mask_state mask = sched__mask(seq);
-    if (mask == MASK_NONE || gives < seq->n_tokens) return false;
-    return gives > seq->n_tokens || mask != MASK_READY;
+    if (mask == MASK_NONE) return true;
+    if (mask != MASK_READY || pos < seq->n_tokens) return false;
+    const uint32_t *tokens, *drafts = seq->tokens + seq->n_tokens;
+    uint32_t behind = pos - seq->n_tokens;
+    if (behind == 0) return true;
+    return behind <= sched__expected(seq, &tokens) &&
+           memcmp(tokens, drafts, behind * sizeof *drafts) == 0;
+}
+
+const eng_mask *sched__mask_at(const sequence *seq, uint32_t pos) {
+    if (sched__mask(seq) == MASK_NONE) return NULL;
+    return seq->req.constraint->mask(seq->req.ud, pos - seq->n_tokens);
+}
+
+/* After an expected token the mask stays ready. */
+bool sched__take_token(sequence *seq, uint32_t token) {
+    const uint32_t *tokens;
+    if (seq->req.constraint == NULL) return true;
+    bool expected = sched__expected(seq, &tokens) > 0 && tokens[0] == token;
+    if (!seq->req.constraint->take(seq->req.ud, token)) return false;
+    if (!expected) atomic_store_explicit(&seq->mask, MASK_SPENT, memory_order_relaxed);
+    return true;
+}
+
+/* The mask of the token that coh gives last is not known. The maker may have just finished,
+ * but no position overtakes the one in front, which waits too. */
+bool sched__lacks_mask(const cohort *coh) {
+    uint32_t gives = sched__next_pos(coh);
+    if (gives < coh->owner->n_tokens) return false;
+    if (coh->before && coh->before->awaits_mask) return true;
+    return !sched__knows_mask(coh->owner, gives);
 }
 
 void sched__admit_masked(scheduler *sched) {

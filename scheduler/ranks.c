@@ -58,7 +58,7 @@ void sched__accept(scheduler *sched, sequence *seq) {
     sched__activate(sched, sched__tenant_of(sched, seq));
     sched__expect_loops(sched, seq);
     enqueue(sched, seq);
-    sched__want_mask(sched, seq);
+    (void)sched__want_mask(sched, seq);
 }
 
 void sched__begin(scheduler *sched, sequence *seq) {
@@ -75,7 +75,7 @@ void sched__begin(scheduler *sched, sequence *seq) {
 void sched__release(scheduler *sched, sequence *seq) {
     sched->epoch++;
     sched__forget_drafts(sched, seq);
-    sched__want_look_up(sched, seq, false);
+    sched__want_look_up(sched, seq, LOOK_NOWHERE);
     sched__drop_cohorts(sched, seq);
     list_remove(&seq->start_link);
     sched__give_blocks(sched__cache_of(sched, seq), seq);

@@ -184,13 +184,16 @@ static bool drafts_sane(const cohort *coh, err *e) {
     MUST(!coh->draft || (coh->n_rows == 1 && coh->decode), "a chunk is drafted");
     MUST(!sched__waits_to_draft(coh) || (coh->n_live > 0 && !list_empty(&coh->stage_link)),
          "a cohort waits to draft that has left the loop");
+    bool for_last_coda = !list_empty(&coh->stage_link) && coh->n_live == 0 && !coh->awaits_mask;
+    MUST(!for_last_coda || !sched__lacks_mask(coh),
+         "position %u enters the coda without its mask, or before another that waits", coh->first);
     return true;
 }
 
 static bool rows_sane(const scheduler *sched, uint8_t *seen, err *e) {
     memset(seen, 0, sched->n_rows);
     uint32_t n_free = 0, live = 0, tail = 0, parked = 0, coda = 0, prelude = 0, decode = 0;
-    uint32_t draft = 0, to_draft = 0;
+    uint32_t draft = 0, found = 0, to_draft = 0;
     uint32_t at_home[ENG_MOST_HOMES] = {0};
     for (uint32_t row = sched->free_row; row != NONE && n_free <= sched->n_rows;
          row = sched->rows[row].next) {
@@ -212,6 +215,7 @@ static bool rows_sane(const scheduler *sched, uint8_t *seen, err *e) {
             }
             decode += coh->decode && !coh->draft;
             draft += coh->draft;
+            found += coh->draft && coh->source != FROM_LOOPS;
             to_draft += coh->drafting == DRAFT_WAITS;
             if (!drafts_sane(coh, e)) return false;
             at_home[seq->prefix_key.home] += coh->n_rows;
@@ -237,7 +241,9 @@ static bool rows_sane(const scheduler *sched, uint8_t *seen, err *e) {
     MUST(memcmp(at_home, sched->home_rows, sizeof at_home) == 0, "rows of homes are miscounted");
     MUST(decode == sched->n_decode_rows, "%u rows decode, %u counted", decode,
          sched->n_decode_rows);
-    MUST(draft == sched->n_draft_rows && to_draft == sched->n_to_draft, "drafts are miscounted");
+    MUST(draft == sched->n_draft_rows && found == sched->n_found_rows &&
+             to_draft == sched->n_to_draft,
+         "drafts are miscounted");
     MUST(prelude == sched->n_to_prelude && coda == sched->n_to_coda, "waiting rows are miscounted");
     return true;
 }

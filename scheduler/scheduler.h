@@ -68,18 +68,26 @@ typedef struct {
  * loops executed by this position. logits is NULL if the head was not wanted. */
 typedef void (*sched_tap)(void *ud, uint64_t id, uint32_t pos, uint16_t depth, const float *logits);
 
-/* Limits the next token (constrained decoding). All three take sched_request.ud; none may allocate
+/* Limits the next token (constrained decoding). All calls take sched_request.ud; none may allocate
  * or block. For one sequence they are called by one thread at a time: sched_thread calls make() on
- * a thread of its own, while launches run, and take() on the engine's. */
+ * a thread of its own, while launches run, and the others on the engine's. */
 typedef struct {
     /* Makes the mask of the next token, from the tokens taken. A result other than ERR_NONE ends
      * the sequence with this error. The work must have a bound: other sequences' masks wait for it.
      */
     err_code (*make)(void *ud);
-    const eng_mask *(*mask)(void *ud); /* made last; NULL: every token is allowed */
+    /* The mask behind the first n expected tokens; 0: that of the next token. NULL: every token is
+     * allowed. */
+    const eng_mask *(*mask)(void *ud, uint32_t n);
     /* A token allowed by the mask was drawn: goes on with it. False, with nothing changed, if the
      * token is not possible after all; another is drawn then. */
     bool (*take)(void *ud, uint32_t token);
+    /* May be NULL: none. Tokens that probably come next, found by make() with the mask behind each;
+     * returns their number. *tokens is valid until the next make() or take(). When the first of
+     * them is taken, the others stay expected and no make() follows, because the mask of the next
+     * token is there. When another token is taken, none is expected until make() has run. A wrong
+     * token here costs time and changes no answer. */
+    uint32_t (*expected)(void *ud, const uint32_t **tokens);
 } sched_constraint;
 
 typedef struct {
@@ -163,6 +171,7 @@ typedef struct { /* counters only grow; gauges are as of now */
     uint64_t draft_chains, draft_tokens, drafts_accepted, drafts_withdrawn;
     uint64_t accepted_by_place[SCHED_DRAFT_PLACES]; /* the last: this place and all later ones */
     uint64_t text_drafts, text_drafts_accepted;     /* of these, copied from the text so far */
+    uint64_t forced_drafts, forced_drafts_accepted; /* and expected by the constraint */
     uint64_t draft_heads;                           /* coda rows that only named a draft */
     uint64_t withdrawn_rows; /* rows run, in any stage, for positions withdrawn later */
     uint32_t draft_loops_now, drafts_now; /* gauges: as chosen now; 0 = no drafts */

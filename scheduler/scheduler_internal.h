@@ -13,7 +13,7 @@
  * tenant.c         shares of several tenants    masks.c        masks of constrained sequences
  * collapse.c       slots given back by policy collapse
  * draft.c          drafted tokens, verdicts     lookahead.c    which rows draft, and how many
- * lookup.c         drafts from the text so far
+ * lookup.c         drafts from the text so far, and from constraints
  * backlog.c        loops expected to run still  home.c         the rank of a sequence
  *
  * Beside the step: create.c, thread.c (a scheduler on its own thread), sane.c (every invariant,
@@ -88,7 +88,7 @@ struct cohort {
     uint8_t drafting;       /* draft_state */
     uint16_t drew_after;    /* loops before the newest coda that named the next token */
     draft_record drawn;     /* drafts of the next token that it drew */
-    bool looked_up;         /* draft: from the text so far */
+    uint8_t source;         /* draft: draft_source */
     uint16_t place;         /* draft: drafts without a verdict before it when it was drawn */
     uint32_t n_run;         /* draft: rows run for it so far, in any stage */
 };
@@ -228,6 +228,7 @@ struct scheduler {
     uint32_t n_rows, free_row, n_free_rows, max_rows, chunk;
     uint32_t n_decode_rows;             /* held by cohorts that decode, without drafts */
     uint32_t n_draft_rows;              /* held by drafts */
+    uint32_t n_found_rows;              /* of these, by drafts that no loop named */
     uint32_t n_to_look_up;              /* sequences with to_look_up */
     list_link looping[N_LISTS], parked; /* of cohort.loop_link */
     list_link to_prelude, to_draft, to_coda, to_mask; /* of cohort.stage_link */
@@ -424,8 +425,17 @@ void sched__host_begins(scheduler *sched, eng_stage settled);
 static inline mask_state sched__mask(const sequence *seq) {
     return atomic_load_explicit(&((sequence *)(uintptr_t)seq)->mask, memory_order_acquire);
 }
-void sched__want_mask(scheduler *sched, sequence *seq); /* of its next token, if constrained */
-bool sched__make_mask(sequence *seq);       /* for a sequence from hand_mask; false: MASK_FAILED */
+/* Of its next token. False: there is no need, it is not constrained or the mask is made. */
+bool sched__want_mask(scheduler *sched, sequence *seq);
+bool sched__make_mask(sequence *seq); /* for a sequence from hand_mask; false: MASK_FAILED */
+/* Whether the mask of the token at pos is known, or none is needed: behind expected drafts, too. */
+bool sched__knows_mask(const sequence *seq, uint32_t pos);
+/* It is known; NULL: every token is allowed. */
+const eng_mask *sched__mask_at(const sequence *seq, uint32_t pos);
+/* Tokens that the constraint expects next: sched_constraint.expected; 0 while its mask is made. */
+uint32_t sched__expected(const sequence *seq, const uint32_t **tokens);
+/* Hands a drawn token to the constraint, if any. False: it is refused. */
+bool sched__take_token(sequence *seq, uint32_t token);
 bool sched__lacks_mask(const cohort *coh);  /* it may not enter the coda yet */
 void sched__admit_masked(scheduler *sched); /* cohorts with a ready mask may enter the coda */
 
@@ -466,12 +476,14 @@ void sched__take_draft_offer(scheduler *sched, cohort *coh); /* out of sched->to
 /* Rows of coh that run the coda for a draft: the last one, after the others if it reads their keys
  * and values and no coda has written any. */
 uint32_t sched__draft_rows(const scheduler *sched, const cohort *coh);
+/* The draft is more often right than a name given after so many loops. */
+bool sched__outranks(const scheduler *sched, const cohort *draft, uint32_t loops);
 /* It has a newest row that still loops, or is about to, with nothing known behind. */
 bool sched__has_lead(const sequence *seq);
 /* The next token behind its newest row may be drafted, whatever names it. */
 bool sched__may_draft_behind(const scheduler *sched, const sequence *seq);
-/* Its newest token is to be looked up in its text. */
-void sched__want_look_up(scheduler *sched, sequence *seq, bool wants);
+/* Its newest token is to be looked up here, beside places wanted before; or nowhere any more. */
+void sched__want_look_up(scheduler *sched, sequence *seq, look_up where);
 /* Sequences that cannot go on without a coda; and sequences with a newest row that loops on, a
  * prompt as many times as it has live rows. */
 uint32_t sched__held_up(const scheduler *sched);
@@ -485,8 +497,8 @@ bool sched__draft_goes_first(const scheduler *sched, const flight *out, double l
 /* coh named `token` as the next one: its sequence goes on with it, unless it does already.
  * ENG_NO_TOKEN: with none. */
 void sched__take_draft(scheduler *sched, cohort *coh, uint32_t token);
-/* The same for a token from the text so far. False: it would end the answer. */
-bool sched__draft_behind(scheduler *sched, sequence *seq, uint32_t token);
+/* The same for a token from elsewhere. False: it would end the answer, or its mask forbids it. */
+bool sched__draft_behind(scheduler *sched, sequence *seq, uint32_t token, draft_source source);
 /* The token behind the known ones is `token`. True: it had been drafted, and its position runs. */
 bool sched__judge_draft(scheduler *sched, sequence *seq, uint32_t token);
 /* Its drafts are lost with the sequence's place: they count as withdrawn. */

@@ -14,9 +14,13 @@ typedef enum {
     MASK_NONE,   /* the sequence has no constraint */
     MASK_WANTED, /* being made, or about to be: the constraint belongs to the mask maker */
     MASK_READY,
+    MASK_SPENT,   /* a token was taken that was not expected; the next mask is not asked for */
     MASK_DROPPED, /* cancelled before it was made */
     MASK_FAILED   /* mask_error says why */
 } mask_state;
+
+/* Where to look for drafts that no loop names. */
+typedef enum { LOOK_NOWHERE, LOOK_FOR_EXPECTED, LOOK_FOR_TEXT_TOO } look_up;
 
 enum { LOOP_PARTS = 256 }; /* expected loops are counted in parts of a loop */
 
@@ -45,7 +49,7 @@ typedef struct sequence {
     uint32_t n_tokens;          /* known so far */
     uint16_t last_depth;        /* of the newest generated position; 0: none */
     uint32_t n_drafts;          /* drafts behind them in tokens, each with a cohort: draft.c */
-    bool to_look_up;            /* its newest token has not been looked up: lookup.c */
+    uint8_t to_look_up;         /* look_up: what may follow its newest token: lookup.c */
     uint32_t *blocks;
     uint32_t n_blocks;
     uint32_t next_start; /* first position not yet in a cohort */

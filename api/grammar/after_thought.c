@@ -81,16 +81,16 @@ static err_code make(void *ud) {
     }
     err_code failure = api__constraint_calls.make(after->content);
     if (failure != ERR_NONE || after->state == CONTENT) return failure;
-    const eng_mask *given = api__constraint_calls.mask(after->content);
+    const eng_mask *given = api__constraint_calls.mask(after->content, 0);
     memcpy(after->words, given->words, after->vocab->n_words * sizeof *after->words);
     if (after->state == AFTER) allow_newlines(after);
     else if (after->open_token != API__NO_TOKEN) set_bit(after->words, after->open_token);
     return ERR_NONE;
 }
 
-static const eng_mask *mask(void *ud) {
+static const eng_mask *mask(void *ud, uint32_t n) {
     const api__after_thought *after = ud;
-    return after->state == CONTENT ? api__constraint_calls.mask(after->content) : &after->mask;
+    return after->state == CONTENT ? api__constraint_calls.mask(after->content, n) : &after->mask;
 }
 
 /* ---- tokens ---- */
@@ -144,7 +144,7 @@ static bool take(void *ud, uint32_t token) {
     return true;
 }
 
-const sched_constraint api__after_thought_calls = {make, mask, take};
+const sched_constraint api__after_thought_calls = {make, mask, take, NULL};
 
 /* ---- life ---- */
 

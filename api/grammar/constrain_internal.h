@@ -329,7 +329,7 @@ size_t api__workspace_bytes(const api__workspace *work);
  * - take: accepts one more token of the output. False, and nothing changes, if no reading of the
  *   text is left. */
 err_code api__constraint_make(void *ud);
-const eng_mask *api__constraint_mask(void *ud);
+const eng_mask *api__constraint_mask(void *ud, uint32_t n);
 bool api__constraint_take(void *ud, uint32_t token);
 extern const sched_constraint api__constraint_calls;
 /* Work of the last make, in units of API__MASK_FUEL. */

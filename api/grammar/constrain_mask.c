@@ -185,7 +185,8 @@ err_code api__constraint_make(void *ud) {
     return ERR_NONE;
 }
 
-const eng_mask *api__constraint_mask(void *ud) {
+const eng_mask *api__constraint_mask(void *ud, uint32_t n) {
+    (void)n; /* nothing is expected */
     const api__constraint *constr = ud;
     return &constr->mask;
 }
@@ -229,7 +230,7 @@ bool api__constraint_take(void *ud, uint32_t token) {
 }
 
 const sched_constraint api__constraint_calls = {api__constraint_make, api__constraint_mask,
-                                                api__constraint_take};
+                                                api__constraint_take, NULL};
 
 int api__workspace_create(api__workspace **out, const api__grammar *grammar,
                           const api__vocab *vocab, const uint32_t *stop_ids, uint32_t n_stop_ids,

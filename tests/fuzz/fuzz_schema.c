@@ -129,7 +129,7 @@ static void walk_masks(const api__grammar *grammar, const uint8_t *choices, size
             bool costly = api__constraint_make(constraint) != ERR_NONE;
             if (api__constraint_fuel(constraint) > API__MASK_FUEL + 20000) __builtin_trap();
             if (costly) break;
-            const uint64_t *words = api__constraint_mask(constraint)->words;
+            const uint64_t *words = api__constraint_mask(constraint, 0)->words;
             uint32_t can[TOKENS], n_can = 0;
             for (uint32_t id = 0; id < TOKENS; id++) {
                 if (words[id / 64] >> id % 64 & 1) can[n_can++] = id;

@@ -23,7 +23,7 @@ static bool is_stop(const sched_request *req, uint32_t token) {
 
 static void allow(const sched_request *req, uint32_t vocab, uint32_t n_output,
                   uint64_t words[WORDS]) {
-    const eng_mask *mask = req->constraint ? req->constraint->mask(req->ud) : NULL;
+    const eng_mask *mask = req->constraint ? req->constraint->mask(req->ud, 0) : NULL;
     for (uint32_t i = 0; i < vocab; i++) {
         bool in = mask == NULL || (mask->words[i / 64] >> i % 64 & 1);
         bool banned = n_output < req->min_tokens && is_stop(req, i);

@@ -24,7 +24,7 @@ found_by() { # DIR FINDER OBJECT...: prints what found the mutant; false: nothin
         return 0
     fi
     if [[ $finder != traffic* ]]; then
-        link "$dir/tests" "$@" "$BUILD"/tests/{property/test_tenants,property/test_drafts,unit/test_sched_drafts_life}.o || return 2
+        link "$dir/tests" "$@" "$BUILD"/tests/{property/test_tenants,property/test_drafts,unit/test_sched_drafts_life,unit/test_sched_expected}.o || return 2
         FATHOM_SEED=1 timeout 300 "$dir/tests" --filter "$finder" >"$dir/log" 2>&1 && { echo "$finder passes"; return 1; }
         grep -aq 'Failing: [1-9]' "$dir/log" || { tail -5 "$dir/log"; return 1; }
         echo "$finder"

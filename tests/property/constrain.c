@@ -211,7 +211,7 @@ Test(constrain_property, masks_name_exactly_the_tokens_that_pass_and_any_choice_
         buf text = {0};
         for (;;) {
             cr_assert_eq(api__constraint_make(c), ERR_NONE);
-            const eng_mask *mask = api__constraint_mask(c);
+            const eng_mask *mask = api__constraint_mask(c, 0);
             uint32_t can[2048], n_can = 0, ends[2048], n_ends = 0;
             for (uint32_t id = 0; id < vocab; id++) {
                 size_t len;
@@ -368,7 +368,7 @@ static uint32_t walk_pieces(const api__grammar *g, const api__vocab *v, const to
     for (uint32_t k = 0; k < 60; k++) {
         uint32_t can[PIECES], n = 0, longest = 0;
         cr_assert_eq(api__constraint_make(c), ERR_NONE);
-        const eng_mask *mask = api__constraint_mask(c);
+        const eng_mask *mask = api__constraint_mask(c, 0);
         for (uint32_t id = 0; id < PIECES; id++) {
             size_t len;
             const char *bytes = tokenizer_bytes(t, id, &len);

@@ -202,6 +202,7 @@ static void submit(answers *all, const wish *ask, bool tell) {
     if (ask->form_seed) {
         uint32_t vocab = least(all->sched->plan->vocab_size, FAKE_FORM_VOCAB);
         ans->form = fake_form_begin(ask->form_seed, vocab, ask->fails_one_in);
+        fake_form_expect(&ans->form, ask->form_seed >> 32);
         req.constraint = &fake_form_calls;
         req.ud = &ans->form;
     }

@@ -38,6 +38,7 @@ static bool one_case(const work_case *spec, work_report *sum) {
         sum->drafts += report.drafts;
         sum->from_prompts += report.from_prompts;
         sum->looked_up += report.looked_up;
+        sum->forced += report.forced;
         sum->drafts_accepted += report.drafts_accepted;
         sum->drafts_withdrawn += report.drafts_withdrawn;
         return true;
@@ -71,13 +72,14 @@ Test(sched_property, any_traffic_gives_what_each_request_gives_alone) {
             " tokens, %" PRIu64 " launches, %" PRIu64 " preemptions, %" PRIu64
             " prompt tokens from the prefix cache, %" PRIu64 " cancelled, %" PRIu64
             " rows left out, %" PRIu64 " drafts, %" PRIu64 " of them from the text, %" PRIu64
-            " told from prompts, %" PRIu64 " accepted, %" PRIu64 " withdrawn\n",
+            " expected by constraints and right, %" PRIu64 " told from prompts, %" PRIu64
+            " accepted, %" PRIu64 " withdrawn\n",
             seed, runs, sum.requests, sum.tokens, sum.launches, sum.preemptions, sum.cached_tokens,
-            sum.cancelled, sum.left_out, sum.drafts, sum.looked_up, sum.from_prompts,
+            sum.cancelled, sum.left_out, sum.drafts, sum.looked_up, sum.forced, sum.from_prompts,
             sum.drafts_accepted, sum.drafts_withdrawn);
     cr_assert(runs < 200 || (sum.preemptions > 0 && sum.cached_tokens > 0 && sum.cancelled > 0 &&
                              sum.left_out > 0 && sum.drafts_accepted > 0 &&
-                             sum.drafts_withdrawn > 0 && sum.looked_up > 0));
+                             sum.drafts_withdrawn > 0 && sum.looked_up > 0 && sum.forced > 0));
     cr_assert(runs < 1000 || sum.from_prompts > 0);
 }
 

@@ -225,6 +225,7 @@ static void draw_memory(work *load, const work_case *spec) {
         if (chance(&own, 30)) draw_sampling(it, load->fake.vocab, &own);
         if (chance(&own, 70)) continue;
         it->form = fake_form_begin(work_rand(&own), load->fake.vocab, chance(&own, 30) ? 20 : 0);
+        fake_form_expect(&it->form, work_rand(&own));
         it->req.constraint = &fake_form_calls;
         it->req.ud = &it->form;
     }
@@ -520,6 +521,7 @@ static void fill_report(work *load, scheduler *sched, eng_backend *backend, work
     report->drafts = st->draft_tokens;
     report->from_prompts = load->from_prompts;
     report->looked_up = st->text_drafts;
+    report->forced = st->forced_drafts_accepted;
     report->drafts_accepted = st->drafts_accepted;
     report->drafts_withdrawn = st->drafts_withdrawn;
     report->steps = st->steps;

@@ -36,7 +36,7 @@ enum {
 typedef struct {
     uint64_t launches, steps, preemptions, cached_tokens, tokens, cancelled, schedule;
     uint64_t left_out; /* rows */
-    uint64_t looked_up, drafts, drafts_accepted, drafts_withdrawn;
+    uint64_t looked_up, forced, drafts, drafts_accepted, drafts_withdrawn;
     uint64_t from_prompts; /* drafts told of first tokens */
     uint32_t requests, longest_wait;
 } work_report;

@@ -28,7 +28,7 @@ static bool takes(const api__grammar *grammar, const char *text) {
         uint32_t id = stop;
         good = (*at == 0 || tokenizer_find(tok, byte, &id)) &&
                api__constraint_make(constr) == ERR_NONE;
-        const uint64_t *words = api__constraint_mask(constr)->words;
+        const uint64_t *words = api__constraint_mask(constr, 0)->words;
         good = good && words[id / 64] >> id % 64 & 1 && api__constraint_take(constr, id);
         if (*at == 0) break;
     }

@@ -19,39 +19,58 @@ static void on_notify(void *ud) {
     atomic_fetch_add(&rings, 1);
 }
 
-/* The constraint of a stream allows exactly one next token, a new one after every token taken. It
- * is valid until the stream's END is polled; a later use aborts. */
+enum { AHEAD = 8, WRONG_ONE_IN = 11 };
+
+/* The constraint of a stream allows exactly one next token, a new one after every token taken, and
+ * expects the next few, some of them wrongly. It is valid until the stream's END is polled; a later
+ * use aborts. */
 typedef struct {
-    uint64_t words[1];
-    eng_mask mask;
-    uint32_t taken;
-    uint32_t slow_us; /* a mask takes so long */
+    uint64_t words[AHEAD + 1];
+    eng_mask masks[AHEAD + 1];
+    uint32_t expected[AHEAD];
+    uint32_t taken, first, ends; /* masks[0] is behind `first` tokens; expected before `ends` */
+    uint32_t slow_us;            /* a mask takes so long */
     bool over;
 } constraint_state;
 
-static uint32_t form_token(const constraint_state *form) {
-    return form->taken * 7 % 64;
+static uint32_t form_token(uint32_t taken) {
+    return taken * 7 % 64;
 }
 static err_code form_make(void *ud) {
     constraint_state *form = ud;
     if (form->over) abort();
     if (form->slow_us) nanosleep(&(struct timespec){.tv_nsec = (long)form->slow_us * 1000}, NULL);
-    form->words[0] = UINT64_C(1) << form_token(form);
-    form->mask = (eng_mask){form->words, 1};
+    form->first = form->taken;
+    form->ends = form->taken + AHEAD;
+    for (uint32_t i = 0; i <= AHEAD; i++) {
+        uint32_t at = form->first + i;
+        form->words[i] = UINT64_C(1) << form_token(at);
+        form->masks[i] = (eng_mask){&form->words[i], 1};
+        if (i < AHEAD) form->expected[i] = form_token(at + (at % WRONG_ONE_IN == 0));
+    }
     if (form->over) abort();
     return ERR_NONE;
 }
-static const eng_mask *form_mask(void *ud) {
+static const eng_mask *form_mask(void *ud, uint32_t n) {
     constraint_state *form = ud;
-    return &form->mask;
+    if (form->over || form->taken + n - form->first > AHEAD) abort();
+    return &form->masks[form->taken + n - form->first];
 }
 static bool form_take(void *ud, uint32_t token) {
     constraint_state *form = ud;
-    if (form->over || token != form_token(form)) return false;
+    if (form->over || token != form_token(form->taken)) return false;
+    if (form->taken == form->ends || form->expected[form->taken - form->first] != token)
+        form->ends = form->taken + 1;
     form->taken++;
     return true;
 }
-static const sched_constraint form_calls = {form_make, form_mask, form_take};
+static uint32_t form_expected(void *ud, const uint32_t **tokens) {
+    constraint_state *form = ud;
+    if (form->over) abort();
+    *tokens = form->expected + (form->taken - form->first);
+    return form->ends - form->taken;
+}
+static const sched_constraint form_calls = {form_make, form_mask, form_take, form_expected};
 
 typedef struct {
     uint64_t id;
@@ -214,11 +233,15 @@ static int traffic(uint32_t max_flights, uint32_t drafts) {
     if (!heart_beats(thread)) return die("no heartbeat");
     if (drafts > 0 && (stats->drafts_accepted == 0 || stats->drafts_withdrawn == 0))
         return die("no draft was kept, or none withdrawn");
+    if (drafts > 0 && stats->forced_drafts_accepted == 0)
+        return die("no token that a constraint expects was drafted");
     printf(
         "%u requests, %u cancelled, %u times busy, %llu preemptions, %u rings, %llu drafts, %llu "
-        "kept\n",
+        "kept; of constraints %llu, %llu kept\n",
         ended, cancelled, busy, (unsigned long long)stats->preemptions, atomic_load(&rings),
-        (unsigned long long)stats->draft_tokens, (unsigned long long)stats->drafts_accepted);
+        (unsigned long long)stats->draft_tokens, (unsigned long long)stats->drafts_accepted,
+        (unsigned long long)stats->forced_drafts,
+        (unsigned long long)stats->forced_drafts_accepted);
     free(stats);
     sched_thread_stop(thread);
     return 0;

@@ -65,7 +65,7 @@ static void rig_close(rig_state *rig) {
 
 static bool masked_in(const rig_state *rig, uint32_t id) {
     cr_assert_eq(api__after_thought_calls.make(rig->after), ERR_NONE);
-    const eng_mask *mask = api__after_thought_calls.mask(rig->after);
+    const eng_mask *mask = api__after_thought_calls.mask(rig->after, 0);
     return mask->words[id / 64] >> id % 64 & 1;
 }
 

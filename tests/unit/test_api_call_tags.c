@@ -570,7 +570,7 @@ static bool run_forced(api_reply *reply, unsigned seed, buf *out) {
     while (n < req.max_tokens && !stop) {
         uint32_t allowed[2048], k = 0;
         cr_assert_eq(req.constraint->make(req.ud), ERR_NONE);
-        const eng_mask *mask = req.constraint->mask(req.ud);
+        const eng_mask *mask = req.constraint->mask(req.ud, 0);
         for (uint32_t i = 0; i < 2048; i++) {
             if (mask->words[i / 64] >> (i % 64) & 1) allowed[k++] = i;
         }

@@ -159,7 +159,7 @@ static unsigned run_constrained(api_reply *reply, unsigned seed, buf *out) {
     cr_assert_not_null(req.constraint);
     while (n < req.max_tokens && n < ARRAY_LEN(output) && !bits) {
         cr_assert_eq(req.constraint->make(req.ud), ERR_NONE);
-        const eng_mask *mask = req.constraint->mask(req.ud);
+        const eng_mask *mask = req.constraint->mask(req.ud, 0);
         uint32_t allowed[2048], k = 0;
         cr_assert_not_null(mask);
         for (uint32_t id = 0; id < 2048 && id / 64 < mask->n_words; id++) {

@@ -243,16 +243,16 @@ Test(constrain, a_token_that_cannot_come_changes_nothing_and_the_end_comes_only_
         cr_assert(tokenizer_find(tok, one, &right) && tokenizer_find(tok, "x", &wrong));
         uint64_t before[32];
         cr_assert_eq(api__constraint_make(constr), ERR_NONE);
-        memcpy(before, api__constraint_mask(constr)->words, sizeof before);
+        memcpy(before, api__constraint_mask(constr, 0)->words, sizeof before);
         cr_assert_eq(before[stop / 64] >> stop % 64 & 1, 0);
         cr_assert_not(api__constraint_take(constr, wrong));
         cr_assert_not(api__constraint_take(constr, stop));
         cr_assert_eq(api__constraint_make(constr), ERR_NONE);
-        cr_assert(memcmp(api__constraint_mask(constr)->words, before, sizeof before) == 0);
+        cr_assert(memcmp(api__constraint_mask(constr, 0)->words, before, sizeof before) == 0);
         cr_assert(api__constraint_take(constr, right));
     }
     cr_assert_eq(api__constraint_make(constr), ERR_NONE);
-    const uint64_t *end = api__constraint_mask(constr)->words;
+    const uint64_t *end = api__constraint_mask(constr, 0)->words;
     cr_assert_eq(end[stop / 64], 1ull << stop % 64, "whole: the stop token and nothing else");
     for (int i = 0; i < 31; i++)
         cr_assert_eq(end[i], 0);
@@ -304,7 +304,7 @@ Test(constrain, answers_in_a_sentencepiece_vocabulary_keep_their_schema) {
         cr_assert_eq(api__constraint_create(&constr, work, &e), 0);
         while (n < ARRAY_LEN(ids)) {
             cr_assert_eq(api__constraint_make(constr), ERR_NONE);
-            uint64_t mask = api__constraint_mask(constr)->words[0];
+            uint64_t mask = api__constraint_mask(constr, 0)->words[0];
             cr_assert_neq(mask, 0, "nothing to choose behind %u tokens", n);
             do
                 id = (uint32_t)rand() % 64;
@@ -358,7 +358,7 @@ Test(constrain, of_two_tokens_with_one_text_both_may_come) {
     static const uint32_t answer[] = {3, 4, 7};
     for (int i = 0; i < 3; i++) {
         cr_assert_eq(api__constraint_make(constr), ERR_NONE);
-        cr_assert_eq(api__constraint_mask(constr)->words[0], masks[i], "token %d", i);
+        cr_assert_eq(api__constraint_mask(constr, 0)->words[0], masks[i], "token %d", i);
         cr_assert(api__constraint_take(constr, answer[i]));
     }
     api__constraint_destroy(constr);
@@ -411,7 +411,7 @@ static uint64_t most_fuel(const api__vocab *vocab, const char *schema, bool *cos
             *costly = *costly || bad;
             uint32_t can[2048], n = 0;
             for (uint32_t id = 0; id < 2048; id++) {
-                if (api__constraint_mask(constr)->words[id / 64] >> id % 64 & 1) can[n++] = id;
+                if (api__constraint_mask(constr, 0)->words[id / 64] >> id % 64 & 1) can[n++] = id;
             }
             if (bad) break;
             cr_assert_gt(n, 0);

@@ -178,7 +178,7 @@ static void check_text(const words *all, const api__grammar *grammar, const char
     api__automaton_start(&machine, &now);
     for (const char *at = text;; at++) {
         cr_assert_eq(api__constraint_make(constr), ERR_NONE);
-        const uint64_t *mask = api__constraint_mask(constr)->words;
+        const uint64_t *mask = api__constraint_mask(constr, 0)->words;
         for (uint32_t id = 0; id < STOP; id++) {
             size_t n;
             const char *bytes = tokenizer_bytes(all->tok, id, &n);

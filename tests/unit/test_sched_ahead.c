@@ -284,15 +284,15 @@ static err_code nothing_to_make(void *ud) {
     (void)ud;
     return ERR_NONE;
 }
-static const eng_mask *anything(void *ud) {
-    (void)ud;
+static const eng_mask *anything(void *ud, uint32_t n) {
+    (void)ud, (void)n;
     return NULL;
 }
 static bool takes_all(void *ud, uint32_t token) {
     (void)ud, (void)token;
     return true;
 }
-static const sched_constraint no_limit = {nothing_to_make, anything, takes_all};
+static const sched_constraint no_limit = {nothing_to_make, anything, takes_all, NULL};
 static void see_all(void *ud, uint64_t id, uint32_t pos, uint16_t depth, const float *logits) {
     (void)ud, (void)id, (void)pos, (void)depth;
     cr_assert_not_null(logits);

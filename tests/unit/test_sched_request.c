@@ -260,7 +260,8 @@ static err_code picky_make(void *ud) {
     form->mask = (eng_mask){form->words, 1};
     return ++form->made == form->fail_at ? ERR_COSTLY : ERR_NONE;
 }
-static const eng_mask *picky_mask(void *ud) {
+static const eng_mask *picky_mask(void *ud, uint32_t n) {
+    (void)n;
     const picky *form = ud;
     return form->made <= 3 ? &form->mask : NULL;
 }
@@ -271,7 +272,7 @@ static bool picky_take(void *ud, uint32_t token) {
     *(refused ? &form->refused : &form->taken) += 1;
     return !refused;
 }
-static const sched_constraint picky_calls = {picky_make, picky_mask, picky_take};
+static const sched_constraint picky_calls = {picky_make, picky_mask, picky_take, NULL};
 
 /* One constrained request among others; the others must not change. */
 static rig_out run_picky(picky *form) {

@@ -135,7 +135,8 @@ static err_code slow_make(void *ud) {
     form->mask = (eng_mask){form->words, 1};
     return ERR_NONE;
 }
-static const eng_mask *slow_mask(void *ud) {
+static const eng_mask *slow_mask(void *ud, uint32_t n) {
+    (void)n;
     slow_form *form = ud;
     return &form->mask;
 }
@@ -143,7 +144,7 @@ static bool slow_take(void *ud, uint32_t token) {
     (void)ud;
     return token == 9;
 }
-static const sched_constraint slow_calls = {slow_make, slow_mask, slow_take};
+static const sched_constraint slow_calls = {slow_make, slow_mask, slow_take, NULL};
 
 /* Starts one sequence with the form and two without; returns when the two have ended: they do not
  * wait for the mask. ids[0] is the constrained one. */

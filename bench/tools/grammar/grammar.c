@@ -112,7 +112,7 @@ static bool answer(const words *all, const api__grammar *grammar, const char *wh
         put(masks, cpu_us() - from);
         if (api__constraint_fuel(con) > out->most_fuel) out->most_fuel = api__constraint_fuel(con);
         if (!whole) break;
-        uint32_t id = choose(all, api__constraint_mask(con), turn);
+        uint32_t id = choose(all, api__constraint_mask(con, 0), turn);
         from = cpu_us();
         if (id == UINT32_MAX || !api__constraint_take(con, id)) {
             fprintf(stderr, "grammar: a mask allowed what cannot be taken: %s\n", what);
