@@ -93,6 +93,12 @@ static const eng_mask *mask(void *ud, uint32_t n) {
     return after->state == CONTENT ? api__constraint_calls.mask(after->content, n) : &after->mask;
 }
 
+/* Before the content begins, something else may come. */
+static uint32_t expected(void *ud, const uint32_t **tokens) {
+    const api__after_thought *after = ud;
+    return after->state == CONTENT ? api__constraint_calls.expected(after->content, tokens) : 0;
+}
+
 /* ---- tokens ---- */
 
 /* Takes newlines after the close mark. */
@@ -144,7 +150,7 @@ static bool take(void *ud, uint32_t token) {
     return true;
 }
 
-const sched_constraint api__after_thought_calls = {make, mask, take, NULL};
+const sched_constraint api__after_thought_calls = {make, mask, take, expected};
 
 /* ---- life ---- */
 

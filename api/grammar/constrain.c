@@ -7,12 +7,6 @@
 
 #include <string.h>
 
-enum { O_FIRST, O_KEY, O_FREE_KEY, O_COLON, O_VALUE, O_NEXT, O_COMMA }; /* objects */
-enum { A_FIRST, A_NEXT, A_COMMA };                                      /* arrays */
-enum { T_TAG, T_CLOSE };                                                /* tags */
-enum { ONE_SPACE = API__MAX_BLANKS };
-enum { NOT_BEGUN = UINT8_MAX }; /* the root, or a tag's value, before its first byte */
-
 /* ---- frames ---- */
 
 static void add(api__readings *readings, uint16_t top) {
@@ -41,7 +35,7 @@ static bool fits(const api__automaton *machine, uint32_t depth, uint16_t node) {
 }
 
 /* Allows one space, or a newline and an indentation, as people and printers write. The limit keeps
- * a model from writing blanks forever. ONE_SPACE: no more blanks may follow. */
+ * a model from writing blanks forever. API__ONE_SPACE: no more blanks may follow. */
 static bool blank(const api__frame *frame, uint8_t byte, bool one_line) {
     if (frame->blanks == 0) return byte == ' ' || (byte == '\n' && !one_line);
     return frame->blanks < API__MAX_BLANKS && (byte == ' ' || byte == '\t');
@@ -49,22 +43,21 @@ static bool blank(const api__frame *frame, uint8_t byte, bool one_line) {
 
 static void emit_blank(api__automaton *machine, api__readings *out, api__frame frame,
                        uint8_t byte) {
-    frame.blanks = frame.blanks == 0 && byte == ' ' ? ONE_SPACE : (uint8_t)(frame.blanks + 1);
+    frame.blanks = frame.blanks == 0 && byte == ' ' ? API__ONE_SPACE : (uint8_t)(frame.blanks + 1);
     emit(machine, out, frame);
 }
 
 /* ---- sorted texts: a range of names with the same beginning ---- */
 
-static const api__name *sorted_name(const api__node *node, uint16_t i) {
+const api__name *api__sorted_name(const api__node *node, uint16_t i) {
     return &node->names[node->sorted ? node->sorted[i] : i];
 }
 
-/* The first of names lo..hi, equal in their first k bytes, with a next byte of at least `byte`. */
-static uint16_t first_at_least(const api__node *node, uint16_t lo, uint16_t hi, uint16_t k,
-                               unsigned byte) {
+uint16_t api__first_at_least(const api__node *node, uint16_t lo, uint16_t hi, uint16_t k,
+                             unsigned byte) {
     while (lo < hi) {
         uint16_t mid = (uint16_t)(lo + (hi - lo) / 2);
-        const api__name *name = sorted_name(node, mid);
+        const api__name *name = api__sorted_name(node, mid);
         if (name->len > k && (uint8_t)name->text[k] >= byte) hi = mid;
         else lo = (uint16_t)(mid + 1);
     }
@@ -73,15 +66,15 @@ static uint16_t first_at_least(const api__node *node, uint16_t lo, uint16_t hi, 
 
 /* Narrows first..end to the names with `byte` as the next byte. */
 static bool narrow(const api__node *node, api__frame *frame, uint8_t byte) {
-    frame->first = first_at_least(node, frame->first, frame->end, frame->matched, byte);
-    frame->end = first_at_least(node, frame->first, frame->end, frame->matched, byte + 1u);
+    frame->first = api__first_at_least(node, frame->first, frame->end, frame->matched, byte);
+    frame->end = api__first_at_least(node, frame->first, frame->end, frame->matched, byte + 1u);
     frame->matched++;
     return frame->first < frame->end;
 }
 
 /* True if the bytes read are a whole name. The shortest name of the range comes first. */
 static bool whole_name(const api__node *node, const api__frame *frame, uint16_t *index) {
-    if (frame->first == frame->end || sorted_name(node, frame->first)->len != frame->matched)
+    if (frame->first == frame->end || api__sorted_name(node, frame->first)->len != frame->matched)
         return false;
     *index = node->sorted ? node->sorted[frame->first] : frame->first;
     return true;
@@ -97,7 +90,7 @@ static bool is_steady(const api__node *node, const api__frame *frame) {
 bool api__automaton_in_string(const api__automaton *machine, uint16_t top, uint32_t *room) {
     const api__frame *frame = &machine->pool[top];
     const api__node *node = &machine->grammar->nodes[frame->node];
-    if (top && node->kind == API__OBJECT && frame->sub == O_FREE_KEY && frame->key_utf8 == 0) {
+    if (top && node->kind == API__OBJECT && frame->sub == API__O_FREE_KEY && frame->key_utf8 == 0) {
         *room = UINT32_MAX; /* the end of the key checks whether it is declared */
         return true;
     }
@@ -125,7 +118,7 @@ static bool covers(const api__automaton *machine, const api__frame *x, const api
 static bool is_string(const api__automaton *machine, uint16_t top) { /* has begun */
     const api__frame *frame = &machine->pool[top];
     return top && machine->grammar->nodes[frame->node].kind == API__STRING &&
-           frame->sub != NOT_BEGUN;
+           frame->sub != API__NOT_BEGUN;
 }
 
 /* Adds a string. Among strings that differ only in length, one may cover others; the covered ones
@@ -306,7 +299,7 @@ static bool free_key(const api__automaton *machine, const api__frame *frame) {
 /* A key of a node of its own. The frame below it waits for the colon. */
 static void begin_key_node(api__automaton *machine, api__frame frame, uint16_t key, uint16_t value,
                            api__readings *out) {
-    frame.sub = O_COLON;
+    frame.sub = API__O_COLON;
     frame.end = 0;
     frame.value_node = value;
     if (!fits(machine, frame.depth, key) || !fits(machine, frame.depth, value)) return;
@@ -320,7 +313,7 @@ static void begin_key(api__automaton *machine, api__frame frame, api__readings *
     frame.matched = 0;
     frame.first = 0;
     frame.end = node->n_parts;
-    frame.sub = O_KEY;
+    frame.sub = API__O_KEY;
     if (any_key(machine, &frame)) emit(machine, out, frame);
     if (!free_key(machine, &frame)) return;
     frame.property = node->n_parts; /* no declared property may follow */
@@ -329,7 +322,7 @@ static void begin_key(api__automaton *machine, api__frame frame, api__readings *
         begin_key_node(machine, frame, node->keyed[i].key, node->keyed[i].node, out);
     if (!fits(machine, frame.depth, node->rest)) return;
     if (node->n_parts) {
-        frame.sub = O_FREE_KEY;
+        frame.sub = API__O_FREE_KEY;
         emit(machine, out, frame);
     } else {
         begin_key_node(machine, frame, API__NODE_STRING, node->rest, out);
@@ -344,7 +337,7 @@ static void key_step(api__automaton *machine, api__frame frame, uint8_t byte, ap
         emit(machine, out,
              (api__frame){.parent = frame.parent,
                           .node = frame.node,
-                          .sub = O_COLON,
+                          .sub = API__O_COLON,
                           .value_node = node->names[index].node,
                           .property = (uint16_t)(index + 1),
                           .count = (uint16_t)(frame.count + (node->required_left != NULL))});
@@ -363,7 +356,7 @@ static void free_key_step(api__automaton *machine, api__frame frame, uint8_t byt
         emit(machine, out,
              (api__frame){.parent = frame.parent,
                           .node = frame.node,
-                          .sub = O_COLON,
+                          .sub = API__O_COLON,
                           .value_node = node->rest,
                           .property = frame.property,
                           .count = frame.count});
@@ -381,30 +374,31 @@ static void object_step(api__automaton *machine, uint16_t top, uint8_t byte, api
     api__frame frame = machine->pool[top];
     const api__node *node = &machine->grammar->nodes[frame.node];
     switch (frame.sub) {
-    case O_KEY: key_step(machine, frame, byte, out); return;
-    case O_FREE_KEY: free_key_step(machine, frame, byte, out); return;
-    case O_COLON:
-        frame.sub = O_VALUE;
+    case API__O_KEY: key_step(machine, frame, byte, out); return;
+    case API__O_FREE_KEY: free_key_step(machine, frame, byte, out); return;
+    case API__O_COLON:
+        frame.sub = API__O_VALUE;
         if (byte == ':') emit(machine, out, frame);
         return;
     default: break;
     }
-    bool may_close = (frame.sub == O_FIRST || frame.sub == O_NEXT) && may_end(node, &frame);
-    if (blank(&frame, byte, frame.sub == O_VALUE) &&
-        (frame.sub != O_NEXT || may_close)) { /* after a value, blanks may only precede } */
+    bool may_close =
+        (frame.sub == API__O_FIRST || frame.sub == API__O_NEXT) && may_end(node, &frame);
+    if (blank(&frame, byte, frame.sub == API__O_VALUE) &&
+        (frame.sub != API__O_NEXT || may_close)) { /* after a value, blanks may only precede } */
         emit_blank(machine, out, frame, byte);
         return;
     }
     if (byte == '}' && may_close) {
         add(out, frame.parent);
-    } else if (byte == '"' && (frame.sub == O_FIRST || frame.sub == O_COMMA)) {
+    } else if (byte == '"' && (frame.sub == API__O_FIRST || frame.sub == API__O_COMMA)) {
         begin_key(machine, frame, out);
-    } else if (byte == ',' && frame.sub == O_NEXT && frame.blanks == 0) {
-        frame.sub = O_COMMA;
+    } else if (byte == ',' && frame.sub == API__O_NEXT && frame.blanks == 0) {
+        frame.sub = API__O_COMMA;
         if (any_key(machine, &frame) || free_key(machine, &frame)) emit(machine, out, frame);
-    } else if (frame.sub == O_VALUE) {
+    } else if (frame.sub == API__O_VALUE) {
         uint16_t child = frame.value_node;
-        frame.sub = O_NEXT;
+        frame.sub = API__O_NEXT;
         frame.blanks = 0;
         frame.value_node = 0;
         uint16_t parent = api__automaton_push(machine, frame);
@@ -425,7 +419,7 @@ static void begin_value(api__automaton *machine, uint16_t parent, uint16_t id, a
         if (fits(machine, depth_of(machine, parent), one))
             emit(machine, out,
                  (api__frame){
-                     .parent = parent, .node = one, .sub = text ? API__S_PLAIN : NOT_BEGUN});
+                     .parent = parent, .node = one, .sub = text ? API__S_PLAIN : API__NOT_BEGUN});
     }
 }
 
@@ -433,7 +427,7 @@ static void close_step(api__automaton *machine, api__frame frame, uint8_t byte,
                        api__readings *out) {
     if (byte != (uint8_t)API__TEXT_END[frame.matched]) return;
     if (API__TEXT_END[++frame.matched] == 0) {
-        frame.sub = T_TAG;
+        frame.sub = API__T_TAG;
         frame.matched = 0;
         frame.end = machine->grammar->nodes[frame.node].n_parts;
     }
@@ -444,7 +438,7 @@ static void close_step(api__automaton *machine, api__frame frame, uint8_t byte,
 static void tags_step(api__automaton *machine, api__frame frame, uint8_t byte, api__readings *out) {
     const api__node *node = &machine->grammar->nodes[frame.node];
     uint16_t index, parent = frame.parent;
-    if (frame.sub == T_CLOSE) {
+    if (frame.sub == API__T_CLOSE) {
         close_step(machine, frame, byte, out);
         return;
     }
@@ -455,7 +449,7 @@ static void tags_step(api__automaton *machine, api__frame frame, uint8_t byte, a
     }
     if (!may_be_key(machine, &frame, index)) return;
     if (!node->once && index + 1 < node->n_parts) {
-        frame.sub = T_CLOSE;
+        frame.sub = API__T_CLOSE;
         frame.first = frame.end = frame.matched = 0;
         frame.property = (uint16_t)(index + 1);
         parent = api__automaton_push(machine, frame);
@@ -475,16 +469,16 @@ static void array_step(api__automaton *machine, uint16_t top, uint8_t byte, api_
     api__frame frame = machine->pool[top];
     const api__node *node = &machine->grammar->nodes[frame.node];
     uint16_t item = item_node(node, frame.items);
-    if (blank(&frame, byte, false) && (frame.sub != A_NEXT || frame.items >= node->min)) {
+    if (blank(&frame, byte, false) && (frame.sub != API__A_NEXT || frame.items >= node->min)) {
         emit_blank(machine, out, frame, byte);
-    } else if (byte == ']' && frame.sub != A_COMMA) {
+    } else if (byte == ']' && frame.sub != API__A_COMMA) {
         if (frame.items >= node->min) add(out, frame.parent);
-    } else if (frame.sub == A_NEXT) {
-        frame.sub = A_COMMA;
+    } else if (frame.sub == API__A_NEXT) {
+        frame.sub = API__A_COMMA;
         if (byte == ',' && frame.blanks == 0 && fits(machine, frame.depth, item))
             emit(machine, out, frame);
     } else if (fits(machine, frame.depth, item)) {
-        frame.sub = A_NEXT;
+        frame.sub = API__A_NEXT;
         frame.blanks = 0;
         /* The count stops beyond the schema's limits, so that states repeat. */
         if (node->max != UINT32_MAX || frame.items < node->min || frame.items < node->n_parts)
@@ -503,7 +497,7 @@ static bool number_goes_on(uint8_t byte) {
 void api__automaton_start(api__automaton *machine, api__readings *readings) {
     api__automaton_rewind(machine, 1);
     readings->n_tops = 0;
-    emit(machine, readings, (api__frame){.node = machine->grammar->root, .sub = NOT_BEGUN});
+    emit(machine, readings, (api__frame){.node = machine->grammar->root, .sub = API__NOT_BEGUN});
 }
 
 static void step_one(api__automaton *machine, uint16_t top, uint8_t byte, api__readings *out) {
@@ -512,7 +506,7 @@ static void step_one(api__automaton *machine, uint16_t top, uint8_t byte, api__r
         api__frame frame = machine->pool[top];
         const api__node *node = &machine->grammar->nodes[frame.node];
         bool end = false;
-        if (frame.sub == NOT_BEGUN) {
+        if (frame.sub == API__NOT_BEGUN) {
             begin(machine, frame.parent, frame.node, byte, out);
             return;
         }
@@ -548,7 +542,7 @@ void api__automaton_step(api__automaton *machine, const api__readings *from, uin
     for (uint8_t i = 0; i < from->n_tops && !full(to); i++) {
         step_one(machine, from->top[i], byte, to);
         if (from->top[i] == 0 && byte == '\n' && machine->grammar->again)
-            emit(machine, to, (api__frame){.node = machine->grammar->root, .sub = NOT_BEGUN});
+            emit(machine, to, (api__frame){.node = machine->grammar->root, .sub = API__NOT_BEGUN});
     }
 }
 
@@ -557,7 +551,7 @@ bool api__automaton_done(const api__automaton *machine, const api__readings *rea
         const api__frame *frame = &machine->pool[readings->top[i]];
         if (readings->top[i] == 0) return true;
         const api__node *node = &machine->grammar->nodes[frame->node];
-        if (frame->parent == 0 && frame->sub != NOT_BEGUN && node->kind == API__NUMBER &&
+        if (frame->parent == 0 && frame->sub != API__NOT_BEGUN && node->kind == API__NUMBER &&
             api__number_done(node, frame))
             return true;
     }

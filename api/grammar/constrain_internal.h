@@ -52,6 +52,7 @@ enum {
     API__MAX_NAMES = 512, /* properties of an object, or values of an enum */
     API__MAX_TEXT_BYTES = 4096,
     API__MAX_BLANKS = 24,
+    API__ONE_SPACE = API__MAX_BLANKS, /* as a number of blanks: no more may follow */
     API__INT_DIGITS = 15,
     API__RANGED_DIGITS = 14, /* before and after the point together */
     API__FRACTION_DIGITS = 20,
@@ -305,6 +306,8 @@ void api__vocab_close(api__vocab *vocab); /* vocab may be NULL */
 /* The most work of one mask; above it the sequence ends with ERR_COSTLY. A unit takes 10 to 20
  * ns. */
 enum { API__MASK_FUEL = 500000 };
+/* The most work of finding the tokens that are forced behind it, and the masks behind these. */
+enum { API__AHEAD_FUEL = 200000 };
 
 /* Working memory shared by the sequences of one request. Borrows grammar and vocabulary. stop_ids
  * are allowed once the value is complete; at least one is needed to end the answer. One thread
@@ -323,14 +326,16 @@ void api__constraint_destroy(api__constraint *constr); /* constr may be NULL */
 /* Bytes held; constant. */
 size_t api__constraint_bytes(const api__constraint *constr);
 size_t api__workspace_bytes(const api__workspace *work);
-/* The three calls of a sched_constraint; ud is the constraint. They never allocate.
+/* The calls of a sched_constraint; ud is the constraint. They never allocate.
  * - make: computes the mask of allowed tokens. ERR_COSTLY if it takes more than API__MASK_FUEL.
- * - mask: the last mask made.
+ * - mask: of the next token, or behind n tokens that are expected.
  * - take: accepts one more token of the output. False, and nothing changes, if no reading of the
- *   text is left. */
+ *   text is left.
+ * - expected: the tokens that spell what the grammar leaves no choice about (forced_internal.h). */
 err_code api__constraint_make(void *ud);
 const eng_mask *api__constraint_mask(void *ud, uint32_t n);
 bool api__constraint_take(void *ud, uint32_t token);
+uint32_t api__constraint_expected(void *ud, const uint32_t **tokens);
 extern const sched_constraint api__constraint_calls;
 /* Work of the last make, in units of API__MASK_FUEL. */
 uint64_t api__constraint_fuel(const api__constraint *constr);

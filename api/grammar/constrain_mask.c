@@ -1,8 +1,10 @@
-/* constrain_mask.c - from the automaton's state to a mask of allowed tokens.
+/* constrain_mask.c - from the automaton's state to a mask of allowed tokens, and to the masks
+ * behind the tokens that are forced.
  *
  * Inside a string nearly every token is allowed: tokens of whole plain characters are known
  * beforehand, and only the others are walked (mask_walk.c). States that come again find their masks
  * in the vocabulary's cache (mask_cache.c). */
+#include "api/grammar/forced_internal.h"
 #include "api/grammar/regex_internal.h"
 #include "api/grammar/walk_internal.h"
 #include "base/size.h"
@@ -28,17 +30,24 @@ struct api__workspace {
     /* Used by the thread that makes masks. */
     api__walker making;
     api__mask_key key;
+    api__stacks ahead; /* behind a forced token */
 
     /* Used by the thread that takes tokens. */
     api__automaton taking;
     api__stacks scratch;
 };
 
+enum { MASKS = 1 + API__MOST_FORCED };
+
+/* masks[at] is the mask of the next token. Forced tokens: forced[at] and those behind it; behind
+ * forced[i] masks[i + 1] holds. No state is kept for them: take() reads their bytes. */
 struct api__constraint {
     api__workspace *work;
-    uint64_t fuel; /* work of the last mask */
-    uint64_t *words;
-    eng_mask mask;
+    uint64_t fuel;   /* work of the last make */
+    uint64_t *words; /* [MASKS][n_words] */
+    eng_mask masks[MASKS];
+    uint32_t forced[API__MOST_FORCED], n_forced, at;
+    api__style style;
     bool done; /* the value is complete */
     api__stacks now;
 };
@@ -157,18 +166,80 @@ static bool make_key(const api__workspace *work, const api__stacks *now, api__ma
     return true;
 }
 
-/* Finds the mask of a state or makes it. False: out of fuel. */
-static bool find_mask(api__workspace *work, const api__stacks *now, uint64_t *words) {
-    const uint64_t limit = work->making.machine.fuel + API__MASK_FUEL;
+/* Finds the mask of a state or makes it. done: the value is complete. False: out of fuel. */
+static bool find_mask(api__workspace *work, const api__stacks *now, bool done, uint64_t limit,
+                      uint64_t *words) {
     api__readings readings;
     uint32_t base;
     bool keep = make_key(work, now, &work->key);
-    if (keep && api__masks_find(work->vocab->masks, &work->key, words)) return true;
-    memset(words, 0, work->vocab->n_words * sizeof *words);
-    api__walker_load(&work->making, now, &readings);
-    if (!build_mask(work, &readings, limit, words, &base)) return false;
-    if (keep) api__masks_keep(work->vocab->masks, &work->key, base, words);
+    if (!keep || !api__masks_find(work->vocab->masks, &work->key, words)) {
+        memset(words, 0, work->vocab->n_words * sizeof *words);
+        api__walker_load(&work->making, now, &readings);
+        if (!build_mask(work, &readings, limit, words, &base)) return false;
+        if (keep) api__masks_keep(work->vocab->masks, &work->key, base, words);
+    }
+    for (uint32_t i = 0; done && i < work->n_stop_ids; i++)
+        set_bit(words, work->stop_ids[i]);
     return true;
+}
+
+/* ---- the masks behind forced tokens ---- */
+
+/* Goes on by a token. A long token with many readings may fill the pool, so it is compacted on the
+ * way. False: no reading is left. style: learns from it, or NULL. */
+static bool read_token(const api__workspace *work, api__automaton *machine, api__stacks *scratch,
+                       uint32_t token, api__readings *now, api__style *style) {
+    size_t n;
+    const char *bytes = tokenizer_bytes(work->vocab->tokenizer, token, &n);
+    api__readings next;
+    for (size_t i = 0; i < n && now->n_tops > 0; i++) {
+        if (style) api__style_learn(style, machine, now, (uint8_t)bytes[i]);
+        api__automaton_step(machine, now, (uint8_t)bytes[i], &next);
+        *now = next;
+        if (machine->used > API__POOL / 2) api__automaton_compact(machine, now, scratch);
+    }
+    return now->n_tops > 0;
+}
+
+static bool is_in(const eng_mask *mask, uint32_t token) {
+    return mask->words[token / 64] >> token % 64 & 1;
+}
+
+/* Makes the mask behind one more forced token. False: the others are left out, because the mask
+ * before does not allow it (the pool of frames is small) or would take too much work. */
+static bool add_forced(api__constraint *constr, uint32_t token, uint64_t limit) {
+    api__workspace *work = constr->work;
+    api__automaton *machine = &work->making.machine;
+    api__readings now;
+    uint64_t *words = constr->words + (constr->n_forced + 1) * work->vocab->n_words;
+    if (!is_in(&constr->masks[constr->n_forced], token)) return false;
+    api__automaton_load(machine, &work->ahead, &now);
+    if (!read_token(work, machine, &work->ahead, token, &now, NULL)) return false;
+    api__automaton_save(machine, &now, &work->ahead);
+    bool done = api__automaton_done(machine, &now);
+    if (!find_mask(work, &work->ahead, done, limit, words)) return false;
+    constr->forced[constr->n_forced++] = token;
+    return true;
+}
+
+/* Names that go on differently mostly have different tokens from their beginnings on, so a token
+ * that could be longer is left out there. Before a value it is right more often than not. */
+static void look_ahead(api__constraint *constr) {
+    api__workspace *work = constr->work;
+    api__automaton *machine = &work->making.machine;
+    const uint64_t limit = machine->fuel + API__AHEAD_FUEL;
+    api__readings now;
+    api__forced found;
+    api__automaton_load(machine, &constr->now, &now);
+    api__forced_find(&found, work->vocab, machine, &now, &constr->style, limit);
+    if (found.n == 0) return;
+    work->ahead = constr->now;
+    for (uint32_t i = 0; i < found.n; i++) {
+        bool last = found.open && i + 1 == found.n;
+        if (last && api__forced_may_grow(work->vocab, constr->masks[i].words, found.tokens[i]))
+            return;
+        if (!add_forced(constr, found.tokens[i], limit)) return;
+    }
 }
 
 /* ---- one sequence ---- */
@@ -177,18 +248,22 @@ err_code api__constraint_make(void *ud) {
     api__constraint *constr = ud;
     api__workspace *work = constr->work;
     uint64_t before = work->making.machine.fuel;
-    bool made = find_mask(work, &constr->now, constr->words);
+    constr->n_forced = constr->at = 0;
+    bool made = find_mask(work, &constr->now, constr->done, before + API__MASK_FUEL, constr->words);
+    if (made) look_ahead(constr);
     constr->fuel = work->making.machine.fuel - before;
-    if (!made) return ERR_COSTLY;
-    for (uint32_t i = 0; constr->done && i < work->n_stop_ids; i++)
-        set_bit(constr->words, work->stop_ids[i]);
-    return ERR_NONE;
+    return made ? ERR_NONE : ERR_COSTLY;
 }
 
 const eng_mask *api__constraint_mask(void *ud, uint32_t n) {
-    (void)n; /* nothing is expected */
     const api__constraint *constr = ud;
-    return &constr->mask;
+    return &constr->masks[constr->at + n];
+}
+
+uint32_t api__constraint_expected(void *ud, const uint32_t **tokens) {
+    const api__constraint *constr = ud;
+    *tokens = constr->forced + constr->at;
+    return constr->n_forced - constr->at;
 }
 
 uint64_t api__constraint_fuel(const api__constraint *constr) {
@@ -207,8 +282,6 @@ static bool is_stop(const api__workspace *work, uint32_t token) {
     return false;
 }
 
-/* Takes a token. A long token with many readings may fill the pool, so it is compacted on the
- * way. */
 bool api__constraint_take(void *ud, uint32_t token) {
     api__constraint *constr = ud;
     api__workspace *work = constr->work;
@@ -217,20 +290,19 @@ bool api__constraint_take(void *ud, uint32_t token) {
     if (constr->done && is_stop(work, token)) return true; /* an end token adds no text */
     if (bytes == NULL || n == 0 || tokenizer_is_special(work->vocab->tokenizer, token))
         return false;
-    api__readings now, next;
+    api__readings now;
+    api__style style = constr->style;
     api__automaton_load(&work->taking, &constr->now, &now);
-    for (size_t i = 0; i < n && now.n_tops > 0; i++) {
-        api__automaton_step(&work->taking, &now, (uint8_t)bytes[i], &next);
-        now = next;
-        if (work->taking.used > API__POOL / 2)
-            api__automaton_compact(&work->taking, &now, &work->scratch);
-    }
-    if (now.n_tops > 0) set_state(constr, &work->taking, &now);
-    return now.n_tops > 0;
+    if (!read_token(work, &work->taking, &work->scratch, token, &now, &style)) return false;
+    set_state(constr, &work->taking, &now);
+    constr->style = style;
+    if (constr->at < constr->n_forced && constr->forced[constr->at] == token) constr->at++;
+    else constr->at = constr->n_forced = 0;
+    return true;
 }
 
 const sched_constraint api__constraint_calls = {api__constraint_make, api__constraint_mask,
-                                                api__constraint_take, NULL};
+                                                api__constraint_take, api__constraint_expected};
 
 int api__workspace_create(api__workspace **out, const api__grammar *grammar,
                           const api__vocab *vocab, const uint32_t *stop_ids, uint32_t n_stop_ids,
@@ -265,7 +337,8 @@ int api__constraint_create(api__constraint **out, api__workspace *work, err *e) 
     /* A request may create many constraints on the loop thread, so their memory is not touched
      * here. */
     api__constraint *constr = *out = malloc(sizeof *constr);
-    uint64_t *words = array_new_aligned(work->vocab->n_words, sizeof *words);
+    const size_t n_words = work->vocab->n_words;
+    uint64_t *words = array_new_aligned(n_words * MASKS, sizeof *words);
     if (constr == NULL || words == NULL) {
         free(constr);
         free(words);
@@ -275,7 +348,10 @@ int api__constraint_create(api__constraint **out, api__workspace *work, err *e) 
     constr->work = work;
     constr->fuel = 0;
     constr->words = words;
-    constr->mask = (eng_mask){words, work->vocab->n_words};
+    for (size_t i = 0; i < MASKS; i++)
+        constr->masks[i] = (eng_mask){words + i * n_words, n_words};
+    constr->n_forced = constr->at = 0;
+    api__style_begin(&constr->style);
     api__readings now;
     api__automaton_start(&work->taking, &now);
     set_state(constr, &work->taking, &now);
@@ -289,7 +365,7 @@ void api__constraint_destroy(api__constraint *constr) {
 }
 
 size_t api__constraint_bytes(const api__constraint *constr) {
-    return sizeof *constr + constr->work->vocab->n_words * sizeof *constr->words;
+    return sizeof *constr + MASKS * constr->work->vocab->n_words * sizeof *constr->words;
 }
 
 size_t api__workspace_bytes(const api__workspace *work) {
