@@ -335,6 +335,11 @@ void srv_metrics_speculation(const sched_stats *st, const char *labels, buf *out
     one(&page, "fathom_text_drafts_accepted_total", "counter",
         "Drafted tokens copied from the text so far that turned out right.",
         (double)st->text_drafts_accepted);
+    one(&page, "fathom_forced_drafts_total", "counter",
+        "Drafted tokens that an answer's schema left no choice about.", (double)st->forced_drafts);
+    one(&page, "fathom_forced_drafts_accepted_total", "counter",
+        "Drafted tokens that a schema left no choice about and that turned out right.",
+        (double)st->forced_drafts_accepted);
     one(&page, "fathom_draft_heads_total", "counter",
         "Rows of the coda that only named a drafted token.", (double)st->draft_heads);
     one(&page, "fathom_draft_loops", "gauge",

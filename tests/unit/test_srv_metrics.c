@@ -22,6 +22,8 @@ Test(srv_metrics, each_figure_of_speculation_has_its_own_line) {
         "\nfathom_draft_heads_total{" LABELS "} 6\n",
         "\nfathom_text_drafts_total{" LABELS "} 9\n",
         "\nfathom_text_drafts_accepted_total{" LABELS "} 26\n",
+        "\nfathom_forced_drafts_total{" LABELS "} 31\n",
+        "\nfathom_forced_drafts_accepted_total{" LABELS "} 28\n",
         "\nfathom_draft_loops{" LABELS "} 7\n",
         "\nfathom_draft_limit{" LABELS "} 8\n",
     };
@@ -33,6 +35,8 @@ Test(srv_metrics, each_figure_of_speculation_has_its_own_line) {
                       .draft_heads = 6,
                       .text_drafts = 9,
                       .text_drafts_accepted = 26,
+                      .forced_drafts = 31,
+                      .forced_drafts_accepted = 28,
                       .draft_loops_now = 7,
                       .drafts_now = 8};
     for (uint32_t i = 0; i < SCHED_DRAFT_PLACES; i++)
