@@ -429,14 +429,15 @@ fail_timer:
     return rc;
 }
 
-/* ---- small requests before the run ---- */
+/* ---- small requests before and after the run ---- */
 
 static size_t keep(char *bytes, size_t size, size_t n, void *ud) {
     buf_append(ud, bytes, size * n);
     return size * n;
 }
 
-int bench_get(const bench_opts *opts, const char *path, buf *out, long *status, err *e) {
+int bench_get(const bench_opts *opts, const char *path, double wait_s, buf *out, long *status,
+              err *e) {
     *status = 0;
     CURL *easy = libcurl.easy_init();
     buf url = {0};
@@ -455,7 +456,7 @@ int bench_get(const bench_opts *opts, const char *path, buf *out, long *status, 
         libcurl.easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
         libcurl.easy_setopt(easy, CURLOPT_WRITEFUNCTION, keep);
         libcurl.easy_setopt(easy, CURLOPT_WRITEDATA, out);
-        libcurl.easy_setopt(easy, CURLOPT_TIMEOUT_MS, 30000L);
+        libcurl.easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long)(wait_s * 1e3));
         CURLcode got = libcurl.easy_perform(easy);
         if (got != CURLE_OK)
             err_set(e, ERR_IO, NULL, "%s: %s", url.data, libcurl.easy_strerror(got));

@@ -11,6 +11,7 @@
  *   curl.c    libcurl, loaded at run time
  *   conn.c    one transfer: sends a request, reads the events of its answer
  *   sse.c     reads the chunks of a stream in place, without malloc
+ *   drafts.c  drafted tokens, from the server's metrics
  *   stats.c   percentiles, goodput, peaks
  *   report.c  the console block and the JSON result
  *   plot.c    gnuplot
@@ -32,6 +33,7 @@ enum {
     BENCH_MAX_SECONDS = 86400, /* buckets of the token rate, one a second */
     BENCH_ERROR_BYTES = 160,
     BENCH_MAX_RATES = 32,
+    BENCH_DRAFT_PLACES = 64, /* later places are not told apart from none */
 };
 
 /* ---- random numbers: the same seed gives the same plan on every machine ---- */
@@ -180,6 +182,23 @@ typedef int (*bench_on_data)(void *ud, const char *json, size_t n);
 int bench_sse_feed(bench_sse *sse, const char *bytes, size_t n, bench_on_data on_data, void *ud);
 void bench_sse_reset(bench_sse *sse); /* keeps the memory */
 
+/* ---- drafted tokens, as a server counts them ---- */
+typedef struct {
+    bool known; /* the server answered */
+    /* Chains of drafts (vLLM's word: drafts), drafted tokens, right ones. */
+    double chains, tokens, accepted;
+    double by_place[BENCH_DRAFT_PLACES]; /* right ones, by their place in vLLM's words */
+    size_t n_places;                     /* bench_drafts_between: with the last place above 0 */
+} bench_drafts;
+
+/* From the text of /metrics. Adds up the samples of a name, and skips all but counters of
+ * drafts. */
+void bench_drafts_parse(bench_drafts *out, const char *page);
+/* Asks the server. Not known if it has no such page or refuses it: no error. Blocks. */
+bench_drafts bench_drafts_now(const bench_opts *opts);
+/* The difference of two readings. All 0 if it is nothing or unknown. */
+bench_drafts bench_drafts_between(const bench_drafts *before, const bench_drafts *after);
+
 /* ---- the run ---- */
 typedef struct {
     uint64_t start_ns, end_ns;
@@ -190,13 +209,17 @@ typedef struct {
     bool interrupted;
     bench_req **probes; /* owned, in order of sending */
     size_t n_probes, probes_cap;
+    bench_drafts drafts; /* during the run, of all the server's clients */
 } bench_run;
 void bench_run_deinit(bench_run *run);
 
 /* Runs the plan to its end or to SIGINT, and fills in the outcomes. */
 int bench_load(bench_plan *plan, const bench_opts *opts, bench_run *run, err *e) WARN_UNUSED;
-/* One blocking GET; *status is 0 without an answer. For readiness and the model's name. */
-int bench_get(const bench_opts *opts, const char *path, buf *out, long *status, err *e) WARN_UNUSED;
+/* One blocking GET, given up after wait_s; *status is 0 without an answer. Before and after runs.
+ */
+int bench_get(const bench_opts *opts, const char *path, double wait_s, buf *out, long *status,
+              err *e) WARN_UNUSED;
+enum { BENCH_GET_S = 30 }; /* the usual wait_s */
 
 /* ---- figures ---- */
 typedef struct {

@@ -81,6 +81,21 @@ static void print_depth(const bench_stats *stats, const bench_run *run) {
     }
 }
 
+static void print_drafts(const bench_drafts *drafts) {
+    rule("Speculative Decoding", '-');
+    real("Acceptance rate (%):", 100 * drafts->accepted / drafts->tokens);
+    real("Acceptance length:", 1 + drafts->accepted / drafts->chains);
+    count("Drafts:", (uint64_t)drafts->chains);
+    count("Draft tokens:", (uint64_t)drafts->tokens);
+    count("Accepted tokens:", (uint64_t)drafts->accepted);
+    if (drafts->n_places) puts("Per-position acceptance (%):");
+    for (size_t i = 0; i < drafts->n_places; i++) {
+        char line[64];
+        (void)snprintf(line, sizeof line, "  Position %zu:", i);
+        real(line, 100 * drafts->by_place[i] / drafts->chains);
+    }
+}
+
 static void print_probes(const bench_stats *stats, const bench_opts *opts) {
     rule("Probes (one token, beside the load)", '-');
     count("Successful probes:", stats->probes.count);
@@ -149,6 +164,7 @@ void bench_print(const bench_stats *stats, const bench_plan *plan, const bench_o
             print_metric(stats, opts, (bench_metric)metric);
     }
     if (!isnan(stats->mean_depth)) print_depth(stats, run);
+    if (run->drafts.tokens > 0) print_drafts(&run->drafts);
     if (opts->probe_rate > 0) print_probes(stats, opts);
     rule("Load generator", '-');
     real("Client CPU (s):", run->cpu_s);
@@ -217,6 +233,18 @@ static void set_probes(json_t *out, const bench_stats *stats, const bench_opts *
                  1e3 * bench_percentile(stats->probes.values, stats->probes.count,
                                         opts->percentiles[i]));
     }
+}
+
+static void set_drafts(json_t *out, const bench_drafts *drafts) {
+    json_t *places = json_array();
+    set_real(out, "spec_decode_acceptance_rate", 100 * drafts->accepted / drafts->tokens);
+    set_real(out, "spec_decode_acceptance_length", 1 + drafts->accepted / drafts->chains);
+    set_int(out, "spec_decode_num_drafts", (uint64_t)drafts->chains);
+    set_int(out, "spec_decode_draft_tokens", (uint64_t)drafts->tokens);
+    set_int(out, "spec_decode_accepted_tokens", (uint64_t)drafts->accepted);
+    for (size_t i = 0; i < drafts->n_places; i++)
+        (void)json_array_append_new(places, json_real(drafts->by_place[i] / drafts->chains));
+    (void)json_object_set_new(out, "spec_decode_per_position_acceptance_rates", places);
 }
 
 /* Lists with one entry per request, in the order of the plan; seconds. */
@@ -309,6 +337,7 @@ json_t *bench_json(const bench_stats *stats, const bench_plan *plan, const bench
             set_metric(out, stats, opts, (bench_metric)metric);
     }
     set_depth(out, stats, run);
+    if (run->drafts.tokens > 0) set_drafts(out, &run->drafts);
     if (opts->probe_rate > 0) set_probes(out, stats, opts);
     set_real(out, "client_cpu_seconds", run->cpu_s);
     set_int(out, "client_chunks", run->chunks);

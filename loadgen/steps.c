@@ -20,7 +20,7 @@ static int wait_ready(const bench_opts *opts, err *e) {
     for (;;) {
         buf answer = {0};
         err why = {0};
-        int rc = bench_get(opts, "/health", &answer, &status, &why);
+        int rc = bench_get(opts, "/health", BENCH_GET_S, &answer, &status, &why);
         buf_deinit(&answer);
         if (rc == 0 && status == 200) return 0;
         if (clock_ns() >= until) {
@@ -37,7 +37,7 @@ static int find_model(const bench_opts *opts, buf *name, err *e) {
     buf answer = {.max = 1 << 20};
     long status = 0;
     json_t *root = NULL;
-    int rc = bench_get(opts, "/v1/models", &answer, &status, e);
+    int rc = bench_get(opts, "/v1/models", BENCH_GET_S, &answer, &status, e);
     if (rc == 0 && status != 200)
         rc = err_set(e, ERR_IO, NULL,
                      "/v1/models answered with status %ld; name the model with --model", status);
@@ -150,6 +150,15 @@ static int report(const bench_flags *flags, const bench_opts *opts, const bench_
 
 /* ---- the steps ---- */
 
+/* Reads the metrics while no request runs: they take no time from one. */
+static int run_plan(bench_plan *plan, const bench_opts *opts, bench_run *run, err *e) {
+    bench_drafts before = bench_drafts_now(opts);
+    if (bench_load(plan, opts, run, e) != 0) return -1;
+    bench_drafts after = before.known ? bench_drafts_now(opts) : before;
+    run->drafts = bench_drafts_between(&before, &after);
+    return 0;
+}
+
 static int run_once(const bench_flags *flags, const bench_opts *opts, bool warm, bench_sweep *sweep,
                     err *e) {
     bench_plan plan = {0};
@@ -157,7 +166,7 @@ static int run_once(const bench_flags *flags, const bench_opts *opts, bool warm,
     int rc = run.tokens_by_second ? 0 : err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
     if (rc == 0) rc = bench_plan_create(&plan, opts, e);
     if (rc == 0 && warm && opts->warmups) rc = warm_up(opts, e);
-    if (rc == 0) rc = bench_load(&plan, opts, &run, e);
+    if (rc == 0) rc = run_plan(&plan, opts, &run, e);
     if (rc == 0) rc = report(flags, opts, &plan, &run, sweep, e);
     bench_plan_destroy(&plan);
     bench_run_deinit(&run);

@@ -9,8 +9,8 @@ import { DONE, startMock, tokenEvent, usageEvent } from "./mock.js";
 export const dir = mkdtempSync(join(tmpdir(), "fathom-bench-test-"));
 after(() => rmSync(dir, { recursive: true, force: true }));
 
-export async function withMock(script, use) {
-    const mock = await startMock(0, script);
+export async function withMock(script, use, pages) {
+    const mock = await startMock(0, script, pages);
     try {
         return await use(mock);
     } finally {

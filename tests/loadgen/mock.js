@@ -39,8 +39,9 @@ const pause = (ms, res) =>
         });
     });
 
-export async function startMock(port, script) {
-    const seen = { bodies: [], headers: [], arrivals: [], running: 0, peak: 0, left: 0, gets: [], connections: 0 };
+/** `pages`: what /metrics answers, one after another; an entry {status} refuses. */
+export async function startMock(port, script, pages = []) {
+    const seen = { bodies: [], headers: [], arrivals: [], running: 0, peak: 0, left: 0, gets: [], pages: 0, connections: 0 };
     const sockets = new Set();
 
     async function answer(req, res) {
@@ -84,6 +85,12 @@ export async function startMock(port, script) {
             return;
         }
         seen.gets.push(req.url);
+        if (req.url === "/metrics" && pages.length) {
+            const page = pages[Math.min(seen.pages++, pages.length - 1)];
+            res.writeHead(page.status ?? 200, { "Content-Type": "text/plain" });
+            res.end(page.status ? "no" : page);
+            return;
+        }
         const ok = req.url === "/health" || req.url === "/v1/models";
         res.writeHead(ok ? 200 : 404, { "Content-Type": "application/json" });
         res.end(JSON.stringify({ object: "list", data: [{ id: "mock", root: "mock" }] }));
