@@ -4,7 +4,10 @@
  * A chunk's member "draft" is all text that may follow the text sent so far, so a client forgets
  * the last one at each chunk. It begins with text that is certain but held back, because it may
  * become a stop string, a mark or a character of several tokens. Without a tokenizer an answer
- * consists of ids, and the member is "draft_token_ids". */
+ * consists of ids, and the member is "draft_token_ids".
+ *
+ * Drafts come many at a time. They are written with a token, or when the caller asks for more: what
+ * came until then makes one chunk. */
 #include "api/dialect_internal.h"
 
 #include <stdlib.h>
@@ -22,7 +25,7 @@ int api__drafts_create(api_reply *reply, err *e) {
 
 /* ---- events ---- */
 
-void api__draft_named(api__choice *choice, const sched_event *ev, bool room) {
+void api__draft_named(api__choice *choice, const sched_event *ev) {
     api__drafts *drafts = choice->drafts;
     uint64_t next = choice->prompt->n_ids + choice->n_output; /* the first that is not certain */
     if (drafts == NULL || ev->pos < next) return;
@@ -30,7 +33,7 @@ void api__draft_named(api__choice *choice, const sched_event *ev, bool room) {
     if (place > drafts->n || place >= SCHED_MAX_DRAFTS) return;
     drafts->ids[place] = ev->token;
     drafts->n = (uint32_t)place + 1;
-    drafts->fresh = room;
+    drafts->fresh = true;
 }
 
 void api__draft_judged(api__choice *choice, uint32_t token) {
@@ -100,8 +103,8 @@ static void write_text(buf *out, const api_reply *reply, const api__choice *choi
 
 void api__write_draft(buf *out, const api_reply *reply, api__choice *choice) {
     if (choice->drafts == NULL) return;
-    choice->drafts->fresh = false;
-    if (choice->drafts->n == 0 || out->len >= API__SLICE) return;
+    choice->drafts->fresh = choice->drafts->n > 0 && out->len >= API__SLICE && !reply->pulled;
+    if (choice->drafts->n == 0 || choice->drafts->fresh) return;
     if (reply->ctx->opts.tokenizer) write_text(out, reply, choice);
     else write_ids(out, reply, choice);
 }

@@ -409,7 +409,10 @@ static unsigned write_now(api_reply *reply, uint32_t i, buf *out) {
         return API_MORE;
     }
     reply->current = i;
-    return api_reply_more(reply, out, API__SLICE) ? API_MORE : 0;
+    reply->pulled = false;
+    bool more = api__write_more(reply, out, API__SLICE);
+    reply->behind |= api__draft_due(&reply->choices[i]);
+    return more || reply->behind ? API_MORE : 0;
 }
 
 unsigned api_reply_event(api_reply *reply, uint32_t i, const sched_event *ev, buf *out, err *e) {
@@ -428,8 +431,9 @@ unsigned api_reply_event(api_reply *reply, uint32_t i, const sched_event *ev, bu
         if (choice->state == API__RUNNING) bits = on_token(reply, choice, ev);
         break;
     case SCHED_DRAFT:
-        if (choice->state == API__RUNNING) api__draft_named(choice, ev, out->len < API__SLICE);
-        break;
+        if (choice->state == API__RUNNING) api__draft_named(choice, ev);
+        reply->behind |= api__draft_due(choice);
+        return reply->behind ? API_MORE : 0; /* others may come with it */
     case SCHED_END: on_end(reply, choice, ev); break;
     }
     reply->bytes += api__choice_bytes(choice) - held;

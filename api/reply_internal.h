@@ -42,7 +42,7 @@ typedef struct {
 /* The drafted tokens of a choice. ids[0] follows the newest token. */
 typedef struct {
     uint32_t ids[SCHED_MAX_DRAFTS], n;
-    bool fresh; /* they changed since the last chunk */
+    bool fresh; /* the last chunk does not show them as they are now */
 } api__drafts;
 
 typedef struct {
@@ -94,10 +94,11 @@ struct api_reply {
     uint64_t n_output, n_thought, n_cached, prompt_loops, output_loops;
     size_t bytes; /* held now */
     api__cursor cursor;
-    uint32_t current;  /* index of the choice to look at next */
-    bool behind;       /* other choices may have data too, from events during a long write */
-    uint64_t n_events; /* responses: the next sequence_number */
-    bool begun;        /* responses: response.created was written */
+    uint32_t current; /* index of the choice to look at next */
+    bool behind; /* other choices may have data too: drafts, or from events during a long write */
+    bool pulled; /* the caller asks for more, so its reader has taken what it got before */
+    uint64_t n_events;                  /* responses: the next sequence_number */
+    bool begun;                         /* responses: response.created was written */
     bool started, failed, done, closed; /* closed: the end is written or being written */
 };
 
@@ -134,13 +135,17 @@ void api__token_text(const api_reply *reply, const api__choice *choice, uint32_t
 /* ---- drafted tokens ---- */
 
 int api__drafts_create(api_reply *reply, err *e) WARN_UNUSED; /* where the request asks for them */
-/* A SCHED_DRAFT event. room: a chunk may be written only for it. */
-void api__draft_named(api__choice *choice, const sched_event *ev, bool room);
+void api__draft_named(api__choice *choice, const sched_event *ev); /* a SCHED_DRAFT event */
 /* A token came: confirms the first drafted token, or drops all. Call before it is counted. */
 void api__draft_judged(api__choice *choice, uint32_t token);
+/* True if a stream has to show other drafts than it does, or none any more. */
+static inline bool api__draft_due(const api__choice *choice) {
+    return choice->drafts && choice->drafts->fresh && choice->opened &&
+           choice->state == API__RUNNING;
+}
 /* The member "draft" of a chunk, or "draft_token_ids" without a tokenizer, with a comma before it;
- * nothing without drafts. A reader that has
- * much to read still gets none, so that drafts take no memory. */
+ * nothing without drafts. A reader that has much to read still gets none for now, so that drafts
+ * take no memory. */
 void api__write_draft(buf *out, const api_reply *reply, api__choice *choice);
 
 /* Writes an id as a JSON string: HEAD, the answer's own random part, the choice and `i`, such as
@@ -153,6 +158,8 @@ void api__write_call_name(buf *out, const api_reply *reply, const api__choice *c
 static inline api__choice *api__chosen(api_reply *reply) { /* the choice at the cursor */
     return &reply->choices[reply->cursor.choice];
 }
+/* slices.c: api_reply_more, but without chunks that only show drafts unless reply->pulled. */
+bool api__write_more(api_reply *reply, buf *out, size_t want);
 /* Frees the tokens and text of a choice after it is written. */
 void api__forget_choice(api_reply *reply, api__choice *choice);
 /* Index in choice->tops of the alternatives of token i. */

@@ -31,7 +31,7 @@ static bool has_news(const api_reply *reply, const api__choice *choice) {
     if (choice->closed) return false;
     if (choice->state != API__RUNNING) return true; /* the reason has to be written */
     if (choice->n_output == 0) return false; /* an echoed prompt is written with the first token */
-    if (choice->drafts && choice->drafts->fresh && choice->opened) return true;
+    if (reply->pulled && api__draft_due(choice)) return true;
     if (reply->ctx->opts.tokenizer == NULL)
         return choice->n_tokens > 0; /* the answer consists of ids */
     return api__has_fresh(reply, choice);
@@ -44,7 +44,7 @@ static api__choice *next_with_news(api_reply *reply) {
         if (has_news(reply, choice)) return choice;
         if (reply->behind && ++reply->current == reply->n_choices) reply->current = 0;
     }
-    reply->behind = false;
+    if (reply->pulled || reply->done) reply->behind = false; /* else fresh drafts may be left */
     return NULL;
 }
 
@@ -81,7 +81,7 @@ static bool write_on(buf *out, api_reply *reply, size_t end) {
     return true;
 }
 
-bool api_reply_more(api_reply *reply, buf *out, size_t want) {
+bool api__write_more(api_reply *reply, buf *out, size_t want) {
     size_t room = SIZE_MAX - out->len;
     if (want == 0) want = 1;
     size_t end = out->len + (want < room ? want : room);
@@ -90,4 +90,9 @@ bool api_reply_more(api_reply *reply, buf *out, size_t want) {
         if (!write_on(out, reply, end)) return !out->failed;
     }
     return false;
+}
+
+bool api_reply_more(api_reply *reply, buf *out, size_t want) {
+    reply->pulled = true;
+    return api__write_more(reply, out, want);
 }

@@ -285,34 +285,118 @@ Test(api_drafts, drafts_beyond_the_limit_of_tokens_are_not_shown) {
     end(&self);
 }
 
-Test(api_drafts, a_reader_that_is_behind_gets_the_answer_and_no_drafts) {
-    uint32_t the = id_of(" the");
-    api_reply *reply = api_must_reply(&fixture, &api_dialect_completion, COMPLETION(""));
-    run self = {.reply = reply, .prompt = 2};
-    buf out = {0};
+/* Feeds an event as a server does, which asks for more only when a reader took what there was. */
+static unsigned feed_only(run *self, uint32_t i, const sched_event *ev) {
     err e = {0};
-    sched_event first = ev_token(the, 1, 0);
-    (void)api_event(reply, 0, &first, &out, &e);
-    size_t before;
-    do { /* nothing is taken from `out` */
-        sched_event ev = draft_event(&self, the, 1);
-        ev.pos = reply->choices[0].prompt->n_ids + 1;
-        before = out.len;
-        (void)api_event(reply, 0, &ev, &out, &e);
-    } while (out.len > before);
-    cr_assert_geq(out.len, API__SLICE);
-    cr_assert_leq(out.len, API__SLICE + 1000);
-    (void)api_event(reply, 0, &first, &out, &e);
-    cr_assert_gt(out.len, before);
-    cr_assert_null(strstr(out.data + before, "\"draft\""));
-    /* When all is taken, drafts are shown again. */
-    buf_clear(&out);
-    sched_event ev = draft_event(&self, the, 0);
-    ev.pos = reply->choices[0].prompt->n_ids + 2;
-    (void)api_event(reply, 0, &ev, &out, &e);
-    cr_assert_not_null(strstr(out.data, "\"draft\":\" the\""));
-    api_reply_destroy(reply);
-    buf_deinit(&out);
+    unsigned bits = api_reply_event(self->reply, i, ev, &self->out, &e);
+    cr_assert_not(bits & API_FAILED, "%s", e.msg);
+    return bits;
+}
+
+Test(api_drafts, drafts_that_come_together_make_one_chunk_that_shows_the_last_state) {
+    enum { TOGETHER = 15, WRONG = 7 };
+    uint32_t the = id_of(" the"), god = id_of(" God");
+    run self;
+    begin(&self, &api_dialect_chat, CHAT(""));
+    (void)token(&self, the);
+    size_t chunks = self.seen.chunks;
+    for (uint32_t i = 0; i < TOGETHER; i++) {
+        sched_event ev = draft_event(&self, the, i);
+        cr_assert(feed_only(&self, 0, &ev) & API_MORE);
+        cr_assert_eq(self.out.len, 0);
+    }
+    sched_event other = draft_event(&self, god, WRONG); /* takes those behind it away */
+    (void)feed_only(&self, 0, &other);
+    cr_assert_not(api_reply_more(self.reply, &self.out, API__SLICE));
+    take_all(&self.seen, &self.out);
+    cr_assert_eq(self.seen.chunks, chunks + 1);
+    shows(&self, " the", " the the the the the the the God");
+    cr_assert_not(api_reply_more(self.reply, &self.out, API__SLICE));
+    cr_assert_eq(self.out.len, 0, "nothing is told twice");
+    /* A token that comes with drafts has them in its own chunk. */
+    other = draft_event(&self, god, 2);
+    (void)feed_only(&self, 0, &other);
+    sched_event certain = ev_token(the, 2, -0.5f);
+    (void)feed_only(&self, 0, &certain);
+    self.certain++;
+    take_all(&self.seen, &self.out);
+    cr_assert_eq(self.seen.chunks, chunks + 2);
+    shows(&self, " the the", " the God");
+    (void)api_reply_more(self.reply, &self.out, API__SLICE);
+    cr_assert_eq(self.out.len, 0);
+    end(&self);
+}
+
+Test(api_drafts, each_choice_has_a_chunk_of_its_own_for_drafts_that_come_together) {
+    enum { CHOICES = 3 };
+    uint32_t the = id_of(" the");
+    run self;
+    begin(&self, &api_dialect_completion, COMPLETION(",\"n\":3"));
+    sched_event first = ev_token(the, 2, -0.5f);
+    for (uint32_t i = 0; i < CHOICES; i++)
+        cr_assert_not(feed_only(&self, i, &first) & API_MORE);
+    take_all(&self.seen, &self.out);
+    self.certain = 1;
+    for (uint32_t n = 0; n < 8 * CHOICES; n++) {
+        sched_event ev = draft_event(&self, the, n / CHOICES);
+        (void)feed_only(&self, n % CHOICES, &ev);
+    }
+    /* A token of one choice does not bring out the drafts of the others. */
+    (void)feed_only(&self, 1, &first);
+    take_all(&self.seen, &self.out);
+    cr_assert_eq(self.seen.chunks, CHOICES + 1);
+    (void)api_reply_more(self.reply, &self.out, API__SLICE);
+    take_all(&self.seen, &self.out);
+    cr_assert_eq(self.seen.chunks, CHOICES + 3);
+    cr_assert_eq(self.seen.drafts, CHOICES);
+    sched_event last = ev_end(SCHED_STOP, self.prompt, 2);
+    unsigned bits = 0;
+    for (uint32_t i = 0; i < CHOICES; i++)
+        bits |= feed_only(&self, i, &last);
+    cr_assert_eq(bits, API_DONE);
+    take_all(&self.seen, &self.out);
+    api_reply_destroy(self.reply);
+    buf_deinit(&self.out);
+    client_deinit(&self.seen);
+}
+
+Test(api_drafts, a_reader_that_is_behind_gets_the_answer_and_later_the_last_drafts) {
+    uint32_t the = id_of(" the"), god = id_of(" God");
+    run self;
+    begin(&self, &api_dialect_completion, COMPLETION(""));
+    sched_event right = ev_token(the, 1, 0);
+    do { /* nothing is taken */
+        (void)feed_only(&self, 0, &right);
+        self.certain++;
+        sched_event ev = draft_event(&self, the, 0);
+        (void)feed_only(&self, 0, &ev);
+    } while (self.out.len < API__SLICE);
+    size_t before = self.out.len;
+    sched_event ev = draft_event(&self, god, 1);
+    cr_assert(feed_only(&self, 0, &ev) & API_MORE);
+    cr_assert_eq(self.out.len, before, "drafts wait for the reader");
+    cr_assert(feed_only(&self, 0, &right) & API_MORE);
+    cr_assert_gt(self.out.len, before);
+    cr_assert_null(strstr(self.out.data + before, "\"draft\""));
+    buf_clear(&self.out); /* all is taken */
+    cr_assert_not(api_reply_more(self.reply, &self.out, API__SLICE));
+    cr_assert_not_null(strstr(self.out.data, "\"draft\":\" God\""));
+    api_reply_destroy(self.reply);
+    buf_deinit(&self.out);
+    client_deinit(&self.seen);
+}
+
+Test(api_drafts, a_wrong_draft_is_taken_back_though_its_token_prints_nothing) {
+    uint32_t the = id_of(" the"), half[8];
+    cr_assert_geq(api_ids(&fixture, "\xf0\x9f\x8c\x8a", half, ARRAY_LEN(half)), 2);
+    run self;
+    begin(&self, &api_dialect_chat, CHAT(""));
+    (void)token(&self, the);
+    draft(&self, the, 0);
+    shows(&self, " the", " the");
+    (void)token(&self, half[0]);
+    shows(&self, " the", "");
+    end(&self);
 }
 
 /* ---- without a tokenizer ---- */
