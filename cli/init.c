@@ -71,7 +71,9 @@ static int check_agreement(const model_plan *plan, double depth, err *e) {
 static int find_motion(model_init_opts *opts, const model_plan *plan, double wanted,
                        const char *out, err *e) {
     agreement_found found;
-    if (check_agreement(plan, (double)opts->mean_depth, e) != 0 || model_init_check(out, e) != 0)
+    uint64_t bytes = plan_params(plan) * model_dtype_bytes(opts->dtype);
+    if (check_agreement(plan, (double)opts->mean_depth, e) != 0 ||
+        model_init_check(out, bytes, e) != 0)
         return -1;
     fprintf(stderr, "fathom init: measuring smaller models for the agreement\n");
     if (agreement_find(&found, plan, opts, wanted, out, e) != 0) return -1;

@@ -311,7 +311,29 @@ static int write_index(writer *ctx) {
 
 /* ---- the whole ---- */
 
-int model_init_check(const char *dir, err *e) {
+/* Free bytes of the file system that holds the folder, or will once it is made in its parent. */
+static int room_of(uint64_t *out, const char *dir, err *e) {
+    struct statvfs fs;
+    int rc = statvfs(dir, &fs), why = errno;
+    if (rc != 0 && why == ENOENT) {
+        buf parent = {0};
+        size_t n = strlen(dir);
+        while (n > 1 && dir[n - 1] == '/')
+            n--;
+        while (n > 0 && dir[n - 1] != '/')
+            n--;
+        buf_append(&parent, n ? dir : ".", n ? n : 1);
+        if (parent.failed) return err_set(e, ERR_NO_MEMORY, NULL, "%s: out of memory", dir);
+        rc = statvfs(parent.data, &fs);
+        why = errno;
+        buf_deinit(&parent);
+    }
+    if (rc != 0) return err_set(e, ERR_IO, NULL, "%s: %s", dir, strerror(why));
+    *out = (uint64_t)fs.f_bavail * fs.f_frsize;
+    return 0;
+}
+
+static int check_names(const char *dir, err *e) {
     static const char *const taken[] = {"model.safetensors", "model.safetensors.index.json",
                                         "config.json"};
     for (size_t i = 0; i < ARRAY_LEN(taken); i++) {
@@ -329,19 +351,18 @@ int model_init_check(const char *dir, err *e) {
     return 0;
 }
 
+int model_init_check(const char *dir, uint64_t bytes, err *e) {
+    uint64_t room;
+    if (check_names(dir, e) != 0 || room_of(&room, dir, e) != 0) return -1;
+    if (room >= bytes + (1 << 20)) return 0;
+    return err_set(e, ERR_IO, NULL, "%s: needs %.1f GB, the file system has %.1f GB free", dir,
+                   (double)bytes / 1e9, (double)room / 1e9);
+}
+
 static int check_folder(writer *ctx) {
     if (mkdir(ctx->dir, 0755) == 0) ctx->made_dir = true;
     else if (errno != EEXIST) return failed(ctx, ctx->dir, errno);
-    if (model_init_check(ctx->dir, ctx->err) != 0) return -1;
-    struct statvfs fs;
-    if (statvfs(ctx->dir, &fs) != 0) return failed(ctx, ctx->dir, errno);
-    uint64_t room = (uint64_t)fs.f_bavail * fs.f_frsize;
-    if (room < ctx->all_bytes + (1 << 20)) {
-        return err_set(ctx->err, ERR_IO, NULL,
-                       "%s: needs %.1f GB, the file system has %.1f GB free", ctx->dir,
-                       (double)ctx->all_bytes / 1e9, (double)room / 1e9);
-    }
-    return 0;
+    return model_init_check(ctx->dir, ctx->all_bytes, ctx->err);
 }
 
 static int write_all(writer *ctx) {

@@ -156,9 +156,10 @@ typedef struct {
      * logits as peaked as a trained model's. 0: the usual weights, else at most 1. */
     float motion;
 } model_init_opts;
-/* ERR_USAGE if the folder has a file that model_init_write would overwrite. It need not be there.
+/* ERR_USAGE if the folder has a file that model_init_write would overwrite, ERR_IO if its file
+ * system has no room for weights of so many bytes. The folder need not be there; its parent must.
  */
-int model_init_check(const char *dir, err *e) WARN_UNUSED;
+int model_init_check(const char *dir, uint64_t bytes, err *e) WARN_UNUSED;
 /* Writes a model folder with random weights. Makes the check above first. */
 int model_init_write(const char *dir, const model_plan *plan, const model_init_opts *opts,
                      err *e) WARN_UNUSED;

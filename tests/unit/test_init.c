@@ -11,6 +11,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 TestSuite(init, .fini = fail_on_leaks);
@@ -173,6 +174,45 @@ Test(init, what_cannot_be_written_is_refused) {
     cr_assert_eq(model_init_write(inner, &plan, &opts, &big), -1);
     cr_assert(strstr(big.msg, "free"), "%s", big.msg);
     cr_assert_eq(entries(dir.path), 0, "the folder made for it is gone again");
+    tmp_dir_remove(&dir);
+}
+
+Test(init, a_check_before_the_writing_sees_names_and_room_and_makes_no_folder) {
+    enum { SMALL = 1000 };
+    tmp_dir dir = tmp_dir_create();
+    char there[128];
+    (void)snprintf(there, sizeof there, "%s/there", dir.path);
+    cr_assert_eq(mkdir(there, 0755), 0);
+    cr_assert_eq(chdir(dir.path), 0);
+    const struct {
+        const char *dir, *says; /* NULL: nothing */
+        uint64_t bytes;
+        err_code code;
+    } rows[] = {
+        {there, NULL, SMALL, ERR_NONE},
+        {"there", NULL, SMALL, ERR_NONE},
+        {"new", NULL, SMALL, ERR_NONE},
+        {"new//", NULL, SMALL, ERR_NONE},
+        {"there/new/", NULL, SMALL, ERR_NONE},
+        {"/fathom-new", NULL, SMALL, ERR_NONE},
+        {there, "GB free", UINT64_C(1) << 60, ERR_IO},
+        {"new", "GB free", UINT64_C(1) << 60, ERR_IO},
+        {"there/new/", "GB free", UINT64_C(1) << 60, ERR_IO},
+        {"new/new", "No such file", SMALL, ERR_IO},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        err e = {0};
+        int rc = model_init_check(rows[i].dir, rows[i].bytes, &e);
+        cr_expect_eq(rc, rows[i].says ? -1 : 0, "%s: %s", rows[i].dir, e.msg);
+        cr_expect_eq(e.code, rows[i].code, "%s: %s", rows[i].dir, e.msg);
+        if (rows[i].says) cr_expect_not_null(strstr(e.msg, rows[i].says), "%s", e.msg);
+    }
+    cr_assert_eq(entries(dir.path), 1);
+    file_put(there, "config.json", "{}", 2);
+    err taken = {0};
+    cr_assert_eq(model_init_check(there, SMALL, &taken), -1);
+    cr_assert_eq(taken.code, ERR_USAGE, "%s", taken.msg);
+    cr_assert_eq(chdir("/"), 0);
     tmp_dir_remove(&dir);
 }
 

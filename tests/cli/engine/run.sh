@@ -248,6 +248,10 @@ searching KILL 137
 # A folder with a model is refused before anything is measured.
 if "$fathom" init --variant ouro_tiny --agreement 0.8 --out "$out/ended" 2>"$out/err"; then fail "init wrote over a model"; fi
 grep -q 'exists already' "$out/err" && ! grep -q measuring "$out/err" || fail "init over a model: $(cat "$out/err")"
+# So is one for which there is no room.
+if "$fathom" init --variant mythos_1t --agreement 0.8 --out "$out/huge" 2>"$out/err"; then fail "init wrote two terabytes"; fi
+grep -q 'GB free' "$out/err" && ! grep -q measuring "$out/err" || fail "init without room: $(cat "$out/err")"
+[ ! -e "$out/huge" ] && [ ! -e "$out/huge.fathom-trial" ] || fail "init without room left a folder"
 
 for bad in "init --variant nanbeige_tiny --agreement 0.9 --out $out/none" \
     "init --variant huginn_tiny --mean-depth 2 --agreement 0.9 --out $out/none" \
