@@ -70,6 +70,7 @@ void sched__begin(scheduler *sched, sequence *seq) {
     sched->n_running++;
     sched__note_loops(sched, seq); /* without the blocks that it took from the prefix cache */
     sched__want_start(sched, seq);
+    if (sched->rules.drafts) sched__want_look_up(sched, seq, LOOK_FOR_TEXT_TOO);
 }
 
 void sched__release(scheduler *sched, sequence *seq) {

@@ -135,6 +135,29 @@ Test(sched_expected, a_run_of_expected_tokens_takes_few_more_launches_than_one_t
     }
 }
 
+/* The first request also measures the stages. */
+Test(sched_expected, a_prompt_is_followed_by_expected_tokens_before_its_answer_begins) {
+    fake_opts fake = deep();
+    sched_opts opts = rig_opts(fake.policy);
+    opts.drafts = SCHED_DRAFTS_AUTO;
+    sched_rig rig = rig_open(&fake, &opts);
+    rig.sched->host_is_free = true;
+    for (uint32_t i = 0; i < 2; i++) {
+        prepare(&fake, &all[i], i + 1, 0);
+        all[i].id = rig_submit(&rig, &all[i].req);
+        static sched_stats before;
+        before = *rig_stats(&rig);
+        while (rig_stats(&rig)->launches[ENG_STAGE_RECURRENT] <
+               before.launches[ENG_STAGE_RECURRENT] + 4)
+            rig_steps(&rig, 1);
+        cr_assert_eq(rig.out[all[i].id].n, 0);
+        if (i == 1) cr_expect_eq(rig_stats(&rig)->forced_drafts - before.forced_drafts, STRETCH);
+        rig_finish(&rig);
+        expect_answer(&rig, &all[i]);
+    }
+    rig_close(&rig);
+}
+
 Test(sched_expected, without_drafts_too_a_run_asks_for_one_mask) {
     static sched_stats stats;
     fake_opts fake = deep();
