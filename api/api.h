@@ -117,6 +117,8 @@ enum {
  *   call appends one slice and returns API_MORE. More events may be fed before the rest is written;
  *   the reply keeps them and writes them afterwards. While api_reply_more returns true, write
  *   nothing else into the stream, because an event may be half written.
+ * - Drafts are written with a token, or by api_reply_more: call it once the reader has taken what
+ *   there was. Then those that came together make one chunk.
  * - With API_FAILED before anything was streamed, answer with *e. A stream that fails within an
  *   event ends there.
  * - Events of a choice that has ended are ignored. */

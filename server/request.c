@@ -100,8 +100,7 @@ static void stop_stream(srv_req *req) {
     err e = {0};
     (void)err_set(&e, ERR_STOPPING, NULL, "%s", req->server->stop_why);
     if (req->job) { /* the reply writes the error event of its dialect */
-        if (!req->more)
-            (void)api_reply_fail(req->job->reply, &e, &req->out); /* between two events */
+        (void)api_reply_fail(req->job->reply, &e, &req->out);
         srv_engine_drop(req);
     }
     srv_out_changed(req);

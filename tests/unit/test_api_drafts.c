@@ -386,6 +386,23 @@ Test(api_drafts, a_reader_that_is_behind_gets_the_answer_and_later_the_last_draf
     client_deinit(&self.seen);
 }
 
+Test(api_drafts, a_stream_that_the_server_ends_while_a_draft_waits_is_told_why) {
+    uint32_t the = id_of(" the");
+    err why = {0};
+    run self;
+    begin(&self, &api_dialect_completion, COMPLETION(""));
+    (void)token(&self, the);
+    sched_event ev = draft_event(&self, the, 0);
+    cr_assert(feed_only(&self, 0, &ev) & API_MORE);
+    (void)err_set(&why, ERR_STOPPING, NULL, "the server is ending");
+    cr_assert_eq(api_reply_fail(self.reply, &why, &self.out), API_FAILED);
+    cr_assert_not_null(strstr(self.out.data, "the server is ending"));
+    cr_assert_null(strstr(self.out.data, "\"draft\""));
+    api_reply_destroy(self.reply);
+    buf_deinit(&self.out);
+    client_deinit(&self.seen);
+}
+
 Test(api_drafts, a_wrong_draft_is_taken_back_though_its_token_prints_nothing) {
     uint32_t the = id_of(" the"), half[8];
     cr_assert_geq(api_ids(&fixture, "\xf0\x9f\x8c\x8a", half, ARRAY_LEN(half)), 2);
