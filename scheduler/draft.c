@@ -9,15 +9,11 @@
  * that would have begun now. Otherwise every position behind is withdrawn: its rows, its slots, its
  * drafts. So drafts decide how fast tokens come, and never which tokens.
  *
- * Draws depend on the seed and on the index of the token alone. The draft is drawn with the draw of
- * the token itself, so it is right whenever both distributions pick the same token.
+ * A draft is drawn in the race of the token itself, whose random numbers follow from the seed, the
+ * index and the id. So it is right whenever the same token wins by both distributions.
  *
  * Tokens of drafts stand behind the known ones in seq->tokens, and each has a cohort. */
 #include "scheduler/scheduler_internal.h"
-
-static uint32_t least(uint32_t x, uint32_t y) {
-    return x < y ? x : y;
-}
 
 static void tell(scheduler *sched, const sequence *seq, const cohort *from, uint32_t token,
                  uint16_t loops) {
@@ -34,7 +30,7 @@ static void count_withdrawn(scheduler *sched, const cohort *coh) {
     sched->stats.withdrawn_rows += coh->n_run;
 }
 
-void sched__forget_drafts(scheduler *sched, const sequence *seq) {
+void sched__count_lost_drafts(scheduler *sched, const sequence *seq) {
     const cohort *coh = seq->last;
     for (uint32_t i = 0; i < seq->n_drafts; i++, coh = coh->before)
         count_withdrawn(sched, coh);
@@ -128,7 +124,7 @@ static void accept(scheduler *sched, sequence *seq, cohort *coh) {
     sched->stats.drafts_accepted++;
     sched->stats.text_drafts_accepted += coh->source == FROM_TEXT;
     sched->stats.forced_drafts_accepted += coh->source == FROM_CONSTRAINT;
-    sched->stats.accepted_by_place[least(coh->place, SCHED_DRAFT_PLACES - 1)]++;
+    sched->stats.accepted_by_place[fewer(coh->place, SCHED_DRAFT_PLACES - 1)]++;
     seq->n_drafts--;
     sched__keep_draft(sched, coh);
 }

@@ -111,7 +111,8 @@ static double launch_ns(const cost_model *cost, const draft_load *load, double r
 
 /* Each token needs `flushes` times a coda and a prelude; between two of them a sequence runs
  * `loops` loops. Launches of Q waiting sequences cost their base once, and each waits for half of
- * the others, losing its share of recurrent launches: the usual trade of an order in batches. */
+ * the others, losing its share of recurrent launches. So the cheapest Q is that of a stock ordered
+ * in lots: the root of 2 * (price of an order) / (price of waiting). */
 static double flush_ns(const cost_model *cost, const draft_load *load, double flushes,
                        double loops) {
     double base = sched__flush_base_ns(cost);
@@ -233,7 +234,9 @@ void sched__choose_draft(const cost_model *cost, const draft_model *drafts, cons
         if (loops == 0 && !has_places(load, &now, &choice)) continue;
         choose_checks(cost, load, &now, &choice);
         double ns = token_ns(cost, load, &now, hope(now.known[i], now.n[i]), &choice);
-        if (ns < best_ns) best_ns = ns, *out = choice;
+        if (ns >= best_ns) continue;
+        best_ns = ns;
+        *out = choice;
     }
     if (best_ns >= pays_below) *out = none;
     price_found(cost, load, &now, out);

@@ -28,8 +28,7 @@ static double shared_flushes(const scheduler *sched) {
         const sequence *seq = coh->owner;
         uint32_t n = seq->n_tokens > seq->req.n_prompt ? seq->n_tokens - seq->req.n_prompt : 0;
         uint32_t left = seq->req.max_tokens - n;
-        if (n < least) least = n;
-        if (left < least) least = left;
+        least = fewer(least, fewer(n, left));
     }
     return 1 + least;
 }

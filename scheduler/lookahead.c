@@ -44,9 +44,9 @@ static void choose(const scheduler *sched, const draft_load *load, draft_choice 
 }
 
 void sched__plan_drafts(scheduler *sched) {
-    enum { EACH = 8 }; /* recurrent launches */
+    enum { PLAN_EVERY = 8 }; /* recurrent launches */
     uint64_t now = sched->stats.launches[ENG_STAGE_RECURRENT];
-    if (now < sched->drafts_planned + EACH && sched->drafts_planned > 0) return;
+    if (now < sched->drafts_planned + PLAN_EVERY && sched->drafts_planned > 0) return;
     draft_load load = load_of(sched);
     if (load.sequences == 0) return;
     sched->drafts_planned = now;
@@ -119,7 +119,8 @@ static uint32_t rows_to_name(const scheduler *sched, const cohort *coh) {
     return n;
 }
 
-/* Drafts take rows, places in launches and pages only where they are free. */
+/* Drafts take rows, places in launches and pages only where they are free. A quarter of the rows,
+ * and the pages of two positions more, stay for known tokens. */
 static bool has_room(const scheduler *sched, const sequence *seq) {
     uint64_t pages, blocks, looping = (uint64_t)sched->n_looping_live + sched->n_looping_tail;
     if (!list_empty(&sched->want_decode) || !list_empty(&sched->want_prompt)) return false;
@@ -147,10 +148,12 @@ static uint32_t open_drafts(const sequence *seq) {
 }
 
 /* On trial, one sequence drafts at a time. Its codas are for it alone, so they may cost a small
- * part of all time, and less of it where other sequences wait for them. */
+ * part of all time, and less of it where other sequences wait for them. Some are free, since at
+ * first no time has passed. */
 static bool has_turn(const scheduler *sched, const sequence *seq) {
-    double part = sched->n_running == 1 ? 0.1 : 0.02;
     enum { FREE_CODAS = 24 };
+    static const double part_alone = 0.1, part_beside_others = 0.02;
+    double part = sched->n_running == 1 ? part_alone : part_beside_others;
     const uint64_t *ns = sched->stats.launch_ns;
     const cohort *judge;
     if (!sched->draft_now.trial || named_drafts(seq, &judge) > 0) return true;
@@ -239,7 +242,7 @@ void sched__want_look_up(scheduler *sched, sequence *seq, look_up where) {
 
 /* ---- sequences that wait for a coda ---- */
 
-/* The verdict on seq's drafts is not urgent: its newest row goes on, or will be asked for more. */
+/* The verdict on seq's drafts is not urgent: its newest row goes on, or will name another draft. */
 static bool runs_ahead(const scheduler *sched, const sequence *seq) {
     const cohort *coh = seq->last;
     return seq->n_drafts > 0 && open_drafts(seq) < sched->draft_now.most && coh->n_live == 1 &&

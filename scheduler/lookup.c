@@ -38,15 +38,11 @@ static uint32_t most_worth(const scheduler *sched, draft_source source) {
     return n;
 }
 
-static uint32_t smaller(uint32_t x, uint32_t y) {
-    return x < y ? x : y;
-}
-
 /* Tokens that may be drafted behind its newest one, up to `most`. */
 static uint32_t search(const sequence *seq, uint32_t most, const uint32_t **found) {
     uint32_t n = seq->n_tokens + seq->n_drafts, at = find(seq->tokens, n);
     *found = seq->tokens + at;
-    return at == 0 ? 0 : smaller(most, n - at);
+    return at == 0 ? 0 : fewer(most, n - at);
 }
 
 /* Tokens that are expected behind its newest one, up to `most`: its drafts are the first. */
@@ -55,7 +51,7 @@ static uint32_t expect(const sequence *seq, uint32_t most, const uint32_t **foun
     if (known >= n || memcmp(*found, seq->tokens + seq->n_tokens, known * sizeof **found) != 0)
         return 0;
     *found += known;
-    return smaller(most, n - known);
+    return fewer(most, n - known);
 }
 
 /* The search costs microseconds, for every sequence and token: only where a draft may follow. */

@@ -75,7 +75,7 @@ void sched__begin(scheduler *sched, sequence *seq) {
 
 void sched__release(scheduler *sched, sequence *seq) {
     sched->epoch++;
-    sched__forget_drafts(sched, seq);
+    sched__count_lost_drafts(sched, seq);
     sched__want_look_up(sched, seq, LOOK_NOWHERE);
     sched__drop_cohorts(sched, seq);
     list_remove(&seq->start_link);

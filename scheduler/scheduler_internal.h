@@ -52,7 +52,8 @@ typedef enum {
     DRAFT_ENDS    /* it named an end of the answer: nothing to go on with */
 } draft_state;
 
-/* The drafts that a row drew, for the verdict. */
+/* The drafts that a row drew, for the verdict. Of more than two names, those between the first and
+ * the newest count as the first. */
 typedef struct {
     uint64_t loops[PLAN_MAX_LOOPS / 64 + 1]; /* bit i: drew after loop i */
     uint32_t first, newest;                  /* tokens */
@@ -502,7 +503,7 @@ bool sched__draft_behind(scheduler *sched, sequence *seq, uint32_t token, draft_
 /* The token behind the known ones is `token`. True: it had been drafted, and its position runs. */
 bool sched__judge_draft(scheduler *sched, sequence *seq, uint32_t token);
 /* Its drafts are lost with the sequence's place: they count as withdrawn. */
-void sched__forget_drafts(scheduler *sched, const sequence *seq);
+void sched__count_lost_drafts(scheduler *sched, const sequence *seq);
 /* Withdraws the drafts of one sequence of a home, to make room. False: there are none. */
 bool sched__withdraw_some(scheduler *sched, uint32_t home);
 

@@ -22,6 +22,10 @@ typedef enum {
 /* Where to look for drafts that no loop names. */
 typedef enum { LOOK_NOWHERE, LOOK_FOR_EXPECTED, LOOK_FOR_TEXT_TOO } look_up;
 
+static inline uint32_t fewer(uint32_t x, uint32_t y) {
+    return x < y ? x : y;
+}
+
 enum { LOOP_PARTS = 256 }; /* expected loops are counted in parts of a loop */
 
 typedef struct {         /* backlog.c: parts of loops that are expected to run still */
