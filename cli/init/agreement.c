@@ -172,7 +172,7 @@ static int search(agreement_found *out, const model_plan *plan, model_init_opts 
                   err *e) {
     double low = log(LEAST_MOTION), high = 0, off = INFINITY;
     for (int i = 0; i <= TRIALS; i++) {
-        double at = i == 0 ? 0 : (low + high) / 2, agreement;
+        double at = i == 0 ? 0 : (low + high) / 2, agreement = 0;
         opts.motion = (float)exp(at);
         if (measure_motion(&agreement, plan, &opts, e) != 0) return -1;
         if (fabs(agreement - wanted) < off) {
