@@ -314,6 +314,7 @@ static int write_index(writer *ctx) {
 /* Free bytes of the file system that holds the folder, or will once it is made in its parent. */
 static int room_of(uint64_t *out, const char *dir, err *e) {
     struct statvfs fs;
+    *out = 0;
     int rc = statvfs(dir, &fs), why = errno;
     if (rc != 0 && why == ENOENT) {
         buf parent = {0};
@@ -323,9 +324,8 @@ static int room_of(uint64_t *out, const char *dir, err *e) {
         while (n > 0 && dir[n - 1] != '/')
             n--;
         buf_append(&parent, n ? dir : ".", n ? n : 1);
-        if (parent.failed) return err_set(e, ERR_NO_MEMORY, NULL, "%s: out of memory", dir);
-        rc = statvfs(parent.data, &fs);
-        why = errno;
+        rc = parent.failed ? -1 : statvfs(parent.data, &fs);
+        why = parent.failed ? ENOMEM : errno;
         buf_deinit(&parent);
     }
     if (rc != 0) return err_set(e, ERR_IO, NULL, "%s: %s", dir, strerror(why));
