@@ -98,6 +98,16 @@ int file_read(buf *out, const char *path, size_t max_bytes, err *e) {
     return rc;
 }
 
+void file_parent(buf *out, const char *path) {
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    while (n > 0 && path[n - 1] != '/')
+        n--;
+    if (n == 0) buf_puts(out, ".");
+    else buf_append(out, path, n > 1 ? n - 1 : 1);
+}
+
 bool file_program_dir(char *out, size_t room) {
     ssize_t n = readlink("/proc/self/exe", out, room - 1);
     if (n <= 0 || (size_t)n >= room - 1) return false;

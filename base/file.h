@@ -23,6 +23,9 @@ int file_map_open(file_map *out, const char *path, err *e) WARN_UNUSED;
 void file_map_close(file_map *map);
 /* Appends a file of at most max_bytes to out. */
 int file_read(buf *out, const char *path, size_t max_bytes, err *e) WARN_UNUSED;
+/* Appends the folder that holds the last part of a path, without a slash behind it; "." and "/"
+ * where the path has no other. */
+void file_parent(buf *out, const char *path);
 /* Writes the directory of the running program, without the last slash; false if it is unknown. */
 bool file_program_dir(char *out, size_t room) WARN_UNUSED;
 

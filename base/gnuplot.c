@@ -1,6 +1,7 @@
 /* gnuplot.c - starts gnuplot, and the style of its pictures. */
 #include "base/gnuplot.h"
 
+#include "base/file.h"
 #include "base/size.h"
 
 #include <errno.h>
@@ -76,11 +77,8 @@ static bool ended_well(int status) {
 /* ---- before the work ---- */
 
 static int check_folder(const char *option, const char *file, err *e) {
-    const char *slash = strrchr(file, '/');
     buf folder = {0};
-    if (slash == file) buf_puts(&folder, "/");
-    else if (slash) buf_append(&folder, file, (size_t)(slash - file));
-    else buf_puts(&folder, ".");
+    file_parent(&folder, file);
     struct stat st;
     int rc = 0;
     if (folder.failed) {

@@ -2,6 +2,7 @@
  *
  * Every byte is a pure function of (seed, tensor, place), so the split over threads and files
  * changes nothing. Files get their final names only when complete. */
+#include "base/file.h"
 #include "base/machine.h"
 #include "base/size.h"
 #include "model/model_internal.h"
@@ -318,12 +319,7 @@ static int room_of(uint64_t *out, const char *dir, err *e) {
     int rc = statvfs(dir, &fs), why = errno;
     if (rc != 0 && why == ENOENT) {
         buf parent = {0};
-        size_t n = strlen(dir);
-        while (n > 1 && dir[n - 1] == '/')
-            n--;
-        while (n > 0 && dir[n - 1] != '/')
-            n--;
-        buf_append(&parent, n ? dir : ".", n ? n : 1);
+        file_parent(&parent, dir);
         rc = parent.failed ? -1 : statvfs(parent.data, &fs);
         why = parent.failed ? ENOMEM : errno;
         buf_deinit(&parent);

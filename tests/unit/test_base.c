@@ -238,3 +238,15 @@ Test(base, files_that_are_not_regular_are_refused) {
     cr_assert_eq(e.code, ERR_BAD_FILE);
     buf_deinit(&text);
 }
+
+Test(base, the_parent_of_a_path_is_the_folder_that_holds_its_last_part) {
+    static const char *const rows[][2] = {{"a", "."},       {"a/", "."},   {"a/b", "a"},
+                                          {"a/b//", "a"},   {"/a", "/"},   {"/", "/"},
+                                          {"a/b/c", "a/b"}, {"/a/b", "/a"}};
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        buf out = {0};
+        file_parent(&out, rows[i][0]);
+        cr_expect_str_eq(out.data, rows[i][1], "'%s': '%s'", rows[i][0], out.data);
+        buf_deinit(&out);
+    }
+}
