@@ -19,6 +19,9 @@ typedef struct {
     const uint64_t *words;
     size_t n_words;
 } eng_mask;
+static inline bool eng_mask_allows(const eng_mask *mask, uint32_t id) {
+    return id / 64 < mask->n_words && (mask->words[id / 64] >> id % 64 & 1);
+}
 
 typedef struct {
     float temperature;        /* below 1e-5: greedy (ties: lower id) */

@@ -84,8 +84,7 @@ void sched__take_draft(scheduler *sched, cohort *coh, uint32_t token) {
 static bool may_come(const sequence *seq, uint32_t pos, uint32_t token) {
     if (!sched__knows_mask(seq, pos)) return true;
     const eng_mask *mask = sched__mask_at(seq, pos);
-    return mask == NULL ||
-           (token / 64 < mask->n_words && mask->words[token / 64] >> token % 64 & 1);
+    return mask == NULL || eng_mask_allows(mask, token);
 }
 
 bool sched__draft_behind(scheduler *sched, sequence *seq, uint32_t token, draft_source source) {

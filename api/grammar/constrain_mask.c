@@ -201,10 +201,6 @@ static bool read_token(const api__workspace *work, api__automaton *machine, api_
     return now->n_tops > 0;
 }
 
-static bool is_in(const eng_mask *mask, uint32_t token) {
-    return mask->words[token / 64] >> token % 64 & 1;
-}
-
 /* Makes the mask behind one more forced token. False: the others are left out, because the mask
  * before does not allow it (the pool of frames is small) or would take too much work. */
 static bool add_forced(api__constraint *constr, uint32_t token, uint64_t limit) {
@@ -212,7 +208,7 @@ static bool add_forced(api__constraint *constr, uint32_t token, uint64_t limit) 
     api__automaton *machine = &work->making.machine;
     api__readings now;
     uint64_t *words = constr->words + (constr->n_forced + 1) * work->vocab->n_words;
-    if (!is_in(&constr->masks[constr->n_forced], token)) return false;
+    if (!eng_mask_allows(&constr->masks[constr->n_forced], token)) return false;
     api__automaton_load(machine, &work->ahead, &now);
     if (!read_token(work, machine, &work->ahead, token, &now, NULL)) return false;
     api__automaton_save(machine, &now, &work->ahead);
@@ -236,8 +232,7 @@ static void look_ahead(api__constraint *constr) {
     work->ahead = constr->now;
     for (uint32_t i = 0; i < found.n; i++) {
         bool last = found.open && i + 1 == found.n;
-        if (last && api__forced_may_grow(work->vocab, constr->masks[i].words, found.tokens[i]))
-            return;
+        if (last && api__forced_may_grow(work->vocab, &constr->masks[i], found.tokens[i])) return;
         if (!add_forced(constr, found.tokens[i], limit)) return;
     }
 }

@@ -216,15 +216,15 @@ void api__forced_find(api__forced *out, const api__vocab *vocab, api__automaton 
     out->open = out->open && at == forced.n && api__within_name(machine, forced.now.top[0]);
 }
 
-bool api__forced_may_grow(const api__vocab *vocab, const uint64_t *allowed, uint32_t token) {
+bool api__forced_may_grow(const api__vocab *vocab, const eng_mask *mask, uint32_t token) {
     uint32_t from, to;
     size_t n, len;
     const char *text = tokenizer_bytes(vocab->tokenizer, token, &n);
     api__vocab_beginning(vocab, text, n, &from, &to);
     for (uint32_t i = from; i < to; i++) {
         uint32_t id = vocab->sorted[i];
-        if ((allowed[id / 64] >> id % 64 & 1) == 0) continue;
-        if (tokenizer_bytes(vocab->tokenizer, id, &len) && len > n) return true;
+        if (eng_mask_allows(mask, id) && tokenizer_bytes(vocab->tokenizer, id, &len) && len > n)
+            return true;
     }
     return false;
 }

@@ -62,7 +62,7 @@ typedef struct {
  * frame of the machine and adds some. Ends when its fuel is above the limit. */
 void api__forced_find(api__forced *out, const api__vocab *vocab, api__automaton *machine,
                       const api__readings *now, const api__style *style, uint64_t limit);
-/* Whether a longer token that begins with this one is allowed. */
-bool api__forced_may_grow(const api__vocab *vocab, const uint64_t *allowed, uint32_t token);
+/* Whether the mask allows a longer token that begins with this one. */
+bool api__forced_may_grow(const api__vocab *vocab, const eng_mask *mask, uint32_t token);
 
 #endif

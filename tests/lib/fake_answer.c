@@ -25,7 +25,7 @@ static void allow(const sched_request *req, uint32_t vocab, uint32_t n_output,
                   uint64_t words[WORDS]) {
     const eng_mask *mask = req->constraint ? req->constraint->mask(req->ud, 0) : NULL;
     for (uint32_t i = 0; i < vocab; i++) {
-        bool in = mask == NULL || (mask->words[i / 64] >> i % 64 & 1);
+        bool in = mask == NULL || eng_mask_allows(mask, i);
         bool banned = n_output < req->min_tokens && is_stop(req, i);
         words[i / 64] |= (uint64_t)(in && !banned) << i % 64;
     }

@@ -52,7 +52,7 @@ static void set_mask(fake_form *form, uint32_t at, uint64_t here) {
 }
 
 static bool allows(const fake_form *form, uint32_t at, uint32_t token) {
-    return form->free[at] || (token < form->vocab && form->words[at][token / 64] >> token % 64 & 1);
+    return form->free[at] || eng_mask_allows(&form->masks[at], token);
 }
 
 /* False: nothing is expected at the place with this mask. */

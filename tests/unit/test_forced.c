@@ -108,6 +108,13 @@ static void check_rows(const words *all, const row *rows, size_t n) {
     }
 }
 
+static void check_pieces(const row *rows, size_t n) {
+    words all;
+    open_pieces(&all);
+    check_rows(&all, rows, n);
+    close_words(&all);
+}
+
 #define STRING "{\"type\":\"string\"}"
 #define PERSON                                                                                     \
     "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\"},\"age\":{\"type\":"       \
@@ -134,10 +141,7 @@ Test(forced, keys_colons_and_closing_braces_are_expected_with_the_blanks_of_the_
         {"{\"properties\":{\"a\":{\"const\":1}},\"required\":[\"a\"]}", "{ \"a\":1", " |}"},
         {"{\"properties\":{\"a\":{\"const\":1}},\"required\":[\"a\"]}", "{\n  \"a\": 1", "\n|}"},
     };
-    words all;
-    open_pieces(&all);
-    check_rows(&all, rows, ARRAY_LEN(rows));
-    close_words(&all);
+    check_pieces(rows, ARRAY_LEN(rows));
 }
 
 Test(forced, nothing_is_expected_where_the_text_may_go_on_in_several_ways) {
@@ -167,10 +171,7 @@ Test(forced, nothing_is_expected_where_the_text_may_go_on_in_several_ways) {
         {"{\"properties\":{\"\u00e9\":{}},\"required\":[\"\u00e9\"]}", "{", "\"|\xc3|\xa9|\":| "},
         {"{\"const\":1}", "1", ""},
     };
-    words all;
-    open_pieces(&all);
-    check_rows(&all, rows, ARRAY_LEN(rows));
-    close_words(&all);
+    check_pieces(rows, ARRAY_LEN(rows));
 }
 
 Test(forced, the_bundled_vocabularies_spell_keys_too) {
