@@ -66,18 +66,11 @@ static size_t add_drafts(const api_reply *reply, const api__choice *choice, buf 
     return certain + taken - reply->req->stops[hit].len;
 }
 
-static bool ends_answer(const api_request *req, uint32_t id) {
-    for (uint32_t i = 0; i < req->n_stop_ids; i++) {
-        if (req->stop_ids[i] == id) return true;
-    }
-    return false;
-}
-
 static void write_ids(buf *out, const api_reply *reply, const api__choice *choice) {
     const api__drafts *drafts = choice->drafts;
     uint64_t left = choice->prompt->max_tokens - choice->n_output;
     uint32_t i;
-    for (i = 0; i < drafts->n && i < left && !ends_answer(reply->req, drafts->ids[i]); i++) {
+    for (i = 0; i < drafts->n && i < left && !api__is_stop_id(reply->req, drafts->ids[i]); i++) {
         buf_puts(out, i ? "," : ",\"draft_token_ids\":[");
         api__write_uint(out, drafts->ids[i]);
     }

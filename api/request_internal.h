@@ -60,6 +60,14 @@ struct api_request {
     size_t n_echoed;
 };
 
+/* It ends the request's answers. */
+static inline bool api__is_stop_id(const api_request *req, uint32_t id) {
+    for (uint32_t i = 0; i < req->n_stop_ids; i++) {
+        if (req->stop_ids[i] == id) return true;
+    }
+    return false;
+}
+
 /* ---- the field table ---- */
 
 typedef enum { API__BOOL, API__INT, API__NUM, API__STR, API__JSON, API__REFUSED } api__type;

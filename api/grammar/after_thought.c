@@ -108,17 +108,10 @@ static bool take_newlines(api__after_thought *after, const char *text, size_t n)
     return true;
 }
 
-static bool is_stop(const api_request *req, uint32_t token) {
-    for (uint32_t i = 0; i < req->n_stop_ids; i++) {
-        if (req->stop_ids[i] == token) return true;
-    }
-    return false;
-}
-
 static bool take_thought(api__after_thought *after, uint32_t token, const char *text, size_t n) {
     api__matcher next = after->matcher;
     int hit = -1;
-    if (is_stop(after->req, token)) return false;
+    if (api__is_stop_id(after->req, token)) return false;
     if (token == after->req->close_id) {
         after->state = AFTER;
         return true;
