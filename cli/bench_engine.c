@@ -4,6 +4,7 @@
 #include "base/size.h"
 #include "cli/bench_engine/bench_engine_internal.h"
 #include "cli/bench_engine/costs_internal.h"
+#include "cli/describe.h"
 #include "cli/numbers.h"
 #include "engine/backend.h"
 
@@ -127,14 +128,13 @@ static void fill_lines(bench *in, const runtime *run_on) {
 
 static int plot(const bench *in, const runtime *run_on, const char *file, err *e) {
     const eng_backend_info *info = &run_on->backend->info;
-    const char *dir = model_dir(run_on->model), *slash = strrchr(dir, '/');
     buf title = {0};
     buf_printf(&title,
                "%s: batching modes and policies side by side\n%.1f M weights, %s, %s, "
                "%u thread%s, %s time; ",
-               slash && slash[1] ? slash + 1 : dir,
-               (double)plan_params(model_plan_of(run_on->model)) / 1e6, info->device, info->kernels,
-               info->threads, info->threads == 1 ? "" : "s", be_clock_name(&in->load));
+               describe_model_name(run_on), (double)plan_params(model_plan_of(run_on->model)) / 1e6,
+               info->device, info->kernels, info->threads, info->threads == 1 ? "" : "s",
+               be_clock_name(&in->load));
     if (in->load.prompts) buf_printf(&title, "%zu real prompts", in->load.prompts->n);
     else
         buf_printf(&title, "made-up prompts of %u tokens, outputs of %u", in->load.prompt_tokens,

@@ -234,7 +234,7 @@ static int draw_curve(const compare *cmp, const char *file, size_t n_tokens, err
     }
     points[n++] = (agreement_point){.loops = default_loops(cmp), .likeliest = 100, .drawn = 100};
     const agreement_curve curve = {.file = file,
-                                   .model_dir = model_dir(cmp->rt->model),
+                                   .model_name = describe_model_name(cmp->rt),
                                    .n_tokens = n_tokens,
                                    .temperature = (double)cmp->sampling.temperature,
                                    .top_p = (double)cmp->sampling.top_p,

@@ -28,6 +28,11 @@ void describe_plan_json(buf *out, const model_plan *plan, exit_rule rule, float 
     buf_puts(out, "}");
 }
 
+const char *describe_model_name(const runtime *rt) {
+    const char *dir = model_dir(rt->model), *slash = strrchr(dir, '/');
+    return slash && slash[1] ? slash + 1 : dir;
+}
+
 void describe_runtime(buf *out, const runtime *rt) {
     describe_plan(out, model_plan_of(rt->model), rt->backend->info.exit, runtime_threshold(rt));
     if (rt->ranks == NULL) return;

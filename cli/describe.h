@@ -12,6 +12,8 @@ void describe_plan_json(buf *out, const model_plan *plan, exit_rule rule, float 
 /* The same for an open model, with the rule and threshold in force. */
 void describe_runtime(buf *out, const runtime *rt);
 void describe_runtime_json(buf *out, const runtime *rt);
+/* The last part of the path of its folder, for titles: "demo". */
+const char *describe_model_name(const runtime *rt);
 
 /* A line for each part of the plan: "  norms                of a sublayer's input, eps 1e-06". */
 void describe_parts(buf *out, const model_plan *plan);

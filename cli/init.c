@@ -131,9 +131,8 @@ int cmd_init(opt_args *args) {
          "part of tokens, up to 1, that loop 1 and the last loop name alike, drawn with the same "
          "random numbers at temperature 1, as drafts are: later loops then change little, and "
          "logits are as peaked as a trained model's. Found in about a minute on smaller models, in "
-         "a "
-         "folder DIR.fathom-trial that is removed again; 'fathom compare --made-up' measures it "
-         "(default: usual weights, which hardly agree)",
+         "a folder DIR.fathom-trial that is removed again; 'fathom compare --made-up' measures "
+         "it (default: usual weights, which hardly agree)",
          0.01, 1, false},
         {"--halted-kv", OPT_CHOICE, &policy, "exact|last",
          "policy that config.json names; openmythos models only (default exact)", 0, 0, false},

@@ -54,7 +54,7 @@ typedef struct {
     double likeliest, drawn; /* % of tokens */
 } agreement_point;
 typedef struct {
-    const char *file, *model_dir;
+    const char *file, *model_name;
     size_t n_tokens;
     double temperature, top_p; /* of the drawn tokens */
     uint32_t default_loops;

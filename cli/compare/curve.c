@@ -3,8 +3,6 @@
 #include "base/gnuplot.h"
 #include "cli/compare/compare_internal.h"
 
-#include <string.h>
-
 enum { WIDTH = 720, HEIGHT = 440 }; /* pixels */
 
 /* Points may stand in any order, as the option names them; a line needs them rising. */
@@ -33,10 +31,8 @@ static void put_depths(buf *script, const agreement_curve *curve) {
 }
 
 static void put_title(buf *script, const agreement_curve *curve) {
-    const char *slash = strrchr(curve->model_dir, '/');
     buf title = {0};
-    buf_printf(&title, "%s: tokens that a loop names as the last one does\n",
-               slash && slash[1] ? slash + 1 : curve->model_dir);
+    buf_printf(&title, "%s: tokens that a loop names as the last one does\n", curve->model_name);
     buf_printf(&title, "%zu tokens, drawn at temperature %g", curve->n_tokens, curve->temperature);
     if (curve->top_p < 1) buf_printf(&title, " and top_p %g", curve->top_p);
     gnuplot_set(script, "title", title.data ? title.data : "");

@@ -2,8 +2,7 @@
  * over the loops allowed. A point marks the loops that the model chooses. */
 #include "base/gnuplot.h"
 #include "cli/compare/compare_internal.h"
-
-#include <string.h>
+#include "cli/describe.h"
 
 enum { BAND = 44, SIDE = 640, MARGINS = 130 }; /* pixels */
 
@@ -100,11 +99,10 @@ static bool alike(const ask_session *ask) {
 }
 
 static void put_frame(buf *script, const ask_session *ask, uint32_t panels, uint32_t tall) {
-    const char *dir = model_dir(ask->rt->model), *slash = strrchr(dir, '/');
     uint32_t most = most_loops(ask);
     buf title = {0};
     buf_printf(&title, "%s: right answers by the loops allowed, %zu questions",
-               slash && slash[1] ? slash + 1 : dir, ask->asked.n);
+               describe_model_name(ask->rt), ask->asked.n);
     gnuplot_begin(script, ask->opts->plot, (gnuplot_size){panels * SIDE, tall});
     gnuplot_set(
         script, "label 1",
