@@ -23,12 +23,11 @@ static double shared_flushes(const scheduler *sched) {
     const cost_model *cost = &sched->cost;
     double in_step = cost->as_deep / (cost->compared - cost->as_deep + 1); /* tokens, so far */
     uint32_t least = in_step < MOST ? (uint32_t)in_step : MOST;
-    for (const list_link *link = sched->to_coda.next; link != &sched->to_coda; link = link->next) {
-        const cohort *coh = OWNER_OF((uintptr_t)link, cohort, stage_link);
-        const sequence *seq = coh->owner;
-        uint32_t n = seq->n_tokens > seq->req.n_prompt ? seq->n_tokens - seq->req.n_prompt : 0;
-        uint32_t left = seq->req.max_tokens - n;
-        least = fewer(least, fewer(n, left));
+    const list_link *link = sched->to_coda.next;
+    for (; least > 0 && link != &sched->to_coda; link = link->next) {
+        const sequence *seq = OWNER_OF((uintptr_t)link, cohort, stage_link)->owner;
+        uint32_t n = seq_n_output(seq);
+        least = fewer(least, fewer(n, seq->req.max_tokens - n));
     }
     return 1 + least;
 }

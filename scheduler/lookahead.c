@@ -202,13 +202,18 @@ static void queue_joining(const scheduler *sched, cohort *coh) {
     }
 }
 
+/* Of a coda only for the draft of coh. */
+static double trial_costs_ns(const scheduler *sched, const cohort *coh) {
+    const cost_fit *coda = &sched->cost.stage[ENG_STAGE_CODA];
+    return sched__flush_base_ns(&sched->cost) + rows_to_name(sched, coh) * coda->row_ns;
+}
+
 void sched__offer_draft(scheduler *sched, cohort *coh) {
     if (!sched->rules.drafts) return;
     if (sched__waits_to_draft(coh)) {
         if (coh->n_live == 0) sched__take_draft_offer(sched, coh);
     } else if (may_draft(sched, coh)) {
-        double rows_ns = rows_to_name(sched, coh) * sched->cost.stage[ENG_STAGE_CODA].row_ns;
-        if (sched->draft_now.trial) sched->trial_ns += sched__flush_base_ns(&sched->cost) + rows_ns;
+        if (sched->draft_now.trial) sched->trial_ns += trial_costs_ns(sched, coh);
         queue_draft(sched, coh, &sched->to_draft);
         queue_joining(sched, coh);
     }
