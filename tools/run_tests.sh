@@ -5,20 +5,30 @@
 #   tools/run_tests.sh tsan-http [FILE...]   the whole server under TSan: the HTTP tests, or these files of them
 # A group that cannot run here says so and counts as skipped, never as passed. Groups run in two
 # lanes, since half of them wait for sockets and timers and the others compute; each prints
-# what it says in one piece when it ends.
+# what it says in one piece when it ends. What failed is said again at the very end.
 set -u
 cd "$(dirname "$0")/.."
 log=build/test-logs
 mkdir -p "$log"
 : >"$log/counts"
-rm -f "$log"/*.ended
+rm -f "$log"/*.ended "$log/failures"
 jobs=$(nproc)
 export WERROR=1
 
-count() { echo "$1 $2 $3" >>"$log/counts"; } # PASSED FAILED SKIPPED
+count() { # PASSED FAILED SKIPPED [LOG of what failed]
+    echo "$1 $2 $3" >>"$log/counts"
+    [ "$2" -eq 0 ] || printf '\n-- failed in %s\n%s\n' "$group" "$([ -z "${4-}" ] || reasons "$4")" >>"$log/failures"
+}
+reasons() { # LOG: the lines a reader of a failure wants first, of each kind of test
+    if grep -q '^✖ failing tests:' "$1"; then sed -n '/^✖ failing tests:/,$p' "$1" | grep -v '^ *at ' | head -40
+    elif grep -q '^ *not ok ' "$1"; then grep -A14 '^ *not ok ' "$1" | head -60
+    elif grep -qaE '\[----\]|ERROR: |WARNING: Thread' "$1"; then grep -aE -A3 '\[----\]|ERROR: |WARNING: Thread|SUMMARY' "$1" | head -30
+    else tail -12 "$1"; fi | cut -c1-300
+}
+group=start
 group() { # NAME COMMAND...
-    local name=$1 out="$log/${1//\//-}.out" start=$SECONDS; shift
-    printf '\n== %s\n' "$name" >"$out"
+    local group=$1 out="$log/${1//\//-}.out" start=$SECONDS; shift
+    printf '\n== %s\n' "$group" >"$out"
     "$@" >>"$out" 2>&1
     local rc=$?
     echo "   $((SECONDS - start)) s" >>"$out"
@@ -28,13 +38,13 @@ group() { # NAME COMMAND...
 build() { # a failed build is a failed test, and the end of what needs it
     local text
     if ! text=$(make -j"$jobs" --no-print-directory "$@" 2>&1); then
-        tail -40 <<<"$text"; echo "FAIL build: make $*"; count 0 1 0; return 1
+        tail -40 <<<"$text" | tee "$log/build.log"; echo "FAIL build: make $*"; count 0 1 0 "$log/build.log"; return 1
     fi
 }
 one() { # NAME COMMAND...: a program that is one test
     local name=$1; shift
     if "$@" >"$log/$name.log" 2>&1; then count 1 0 0; echo "ok   $name"
-    else count 0 1 0; echo "FAIL $name"; tail -40 "$log/$name.log"; fi
+    else count 0 1 0 "$log/$name.log"; echo "FAIL $name"; tail -40 "$log/$name.log"; fi
 }
 criterion() { # NAME BINARY ARGS...
     local name=$1; shift
@@ -46,12 +56,12 @@ criterion() { # NAME BINARY ARGS...
     local ok bad
     ok=$(sed -n 's/.*Passing: \([0-9]*\).*/\1/p' <<<"$line")
     bad=$(sed -n 's/.*Failing: \([0-9]*\).*Crashing: \([0-9]*\).*/\1 \2/p' <<<"$line" | awk '{print $1 + $2}')
-    if [ -z "$ok" ]; then echo "FAIL $name: no result"; tail -40 "$log/$name.log"; count 0 1 0; return; fi
-    count "$ok" "$bad" 0
+    if [ -z "$ok" ]; then echo "FAIL $name: no result"; tail -40 "$log/$name.log"; count 0 1 0 "$log/$name.log"; return; fi
+    count "$ok" "$bad" 0 "$log/$name.log"
     echo "$name: $ok passed, $bad failed"
     if [ "$bad" -gt 0 ]; then grep -aE 'FAIL|CRASH|Assertion|\[----\]|ERROR|runtime error' "$log/$name.log" | head -60; fi
     # Leaks and sanitizer reports show in the exit status even when every test passed.
-    if [ "$rc" -ne 0 ] && [ "$bad" -eq 0 ]; then echo "FAIL $name: exit status $rc"; tail -40 "$log/$name.log"; count 0 1 0; fi
+    if [ "$rc" -ne 0 ] && [ "$bad" -eq 0 ]; then echo "FAIL $name: exit status $rc"; tail -40 "$log/$name.log"; count 0 1 0 "$log/$name.log"; fi
 }
 hook() { # DIR/run.sh: exit 0 ok, 77 skipped
     local name; name=$(dirname "${1#tests/}"); name=${name//\//-}
@@ -59,7 +69,7 @@ hook() { # DIR/run.sh: exit 0 ok, 77 skipped
     case $? in
     0) count 1 0 0; echo "ok   $name"; tail -3 "$log/$name.log" ;;
     77) count 0 0 1; echo "skip $name"; tail -1 "$log/$name.log" ;;
-    *) count 0 1 0; echo "FAIL $name"; tail -40 "$log/$name.log" ;;
+    *) count 0 1 0 "$log/$name.log"; echo "FAIL $name"; tail -40 "$log/$name.log" ;;
     esac
 }
 node_tests() { # DIR [FILE...]: node's own runner, its counts added
@@ -70,13 +80,13 @@ node_tests() { # DIR [FILE...]: node's own runner, its counts added
     bad=$(sed -n 's/^\(# \|ℹ \)fail \([0-9]*\)$/\2/p' "$log/node-$name.log" | awk '{n+=$1} END {print n+0}')
     skip=$(sed -n 's/^\(# \|ℹ \)skipped \([0-9]*\)$/\2/p' "$log/node-$name.log" | awk '{n+=$1} END {print n+0}')
     if [ "$rc" -ne 0 ] && [ "$bad" -eq 0 ]; then bad=1; fi
-    count "$ok" "$bad" "$skip"
+    count "$ok" "$bad" "$skip" "$log/node-$name.log"
     echo "$name: $ok passed, $bad failed, $skip skipped"
     [ "$bad" -gt 0 ] && { grep -nE '^\s*not ok|✖|failureType|Error' "$log/node-$name.log" | head -60; }
 }
 node_packages() { # one npm workspace serves every folder of node tests
     (cd tests && npm ci --no-audit --no-fund --loglevel=error) >"$log/npm.log" 2>&1 && return
-    tail -20 "$log/npm.log"; echo "FAIL npm ci in tests"; count 0 1 0; return 1
+    tail -20 "$log/npm.log"; echo "FAIL npm ci in tests"; count 0 1 0 "$log/npm.log"; return 1
 }
 thread_tests() {
     build SAN=thread stress-all || return
@@ -94,6 +104,7 @@ http_under_tsan() { # FILE...
     node_tests tests/http "$@"
 }
 finish() {
+    [ ! -e "$log/failures" ] || cat "$log/failures"
     awk '{p += $1; f += $2; s += $3}
          END {printf "\n%d passed, %d failed, %d skipped\n", p, f, s; exit !(p && !f)}' "$log/counts"
     exit
