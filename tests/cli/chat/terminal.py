@@ -24,9 +24,11 @@ UP, LEFT, CTRL_A, CTRL_C, CTRL_D = b"\x1b[A", b"\x1b[D", b"\x01", b"\x03", b"\x0
 
 
 class Terminal:
-    """A program behind a pseudo-terminal."""
+    """A program behind a pseudo-terminal. Without a seed it takes the likeliest tokens, since a drawn answer may end at its first one."""
 
     def __init__(self, *args, **variables):
+        if not {"--temperature", "--seed"} & set(args):
+            args = (*args, "--temperature", "0")
         env = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
         env.update({"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **variables})
         self.args = args
