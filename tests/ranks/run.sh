@@ -236,9 +236,11 @@ across serve --model models/demo --device cpu --port $port --rank-seconds 1 >"$d
 mpirun_pid=$!
 inside() { ip netns exec $near "$@"; }
 for _ in $(seq 200); do inside curl -sf -o /dev/null "http://127.0.0.1:$port/ready" && break; sleep 0.05; done
-inside curl -sN "http://127.0.0.1:$port/v1/completions" -H 'Content-Type: application/json' -d "$long" >"$dir/long" &
+# One answer after the other until the server is gone: an idle rank waits for nobody, and a single answer may end before the cable is cut.
+while inside curl -sfN "http://127.0.0.1:$port/v1/completions" -H 'Content-Type: application/json' -d "$long" >>"$dir/answers"; do :; done &
 curl_pid=$!
-for _ in $(seq 200); do [ ! -s "$dir/long" ] || break; sleep 0.02; done
+for _ in $(seq 200); do [ ! -s "$dir/answers" ] || break; sleep 0.02; done
+[ -s "$dir/answers" ] || fail "the first answer does not begin"
 ip -n $near link set veth-a down
 for _ in $(seq 400); do [ -n "$(pid_of 0)" ] || break; sleep 0.02; done
 [ -z "$(pid_of 0)" ] || fail "rank 0 goes on behind a cut cable"

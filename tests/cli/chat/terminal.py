@@ -83,7 +83,8 @@ def check(right, what):
     print(f"ok   {what}")
 
 
-state = tempfile.mkdtemp()
+folders = tempfile.TemporaryDirectory()  # goes when the program ends
+state = folders.name
 history = os.path.join(state, "fathom", "chat_history")
 FIGURES = rb"seed \d+[^\n]*\n"
 PROMPT = rb">>> "
@@ -158,7 +159,8 @@ term.send(CTRL_D)
 check(term.ends() == 0, "and the conversation ends")
 
 # Nothing is kept with --no-history.
-elsewhere = tempfile.mkdtemp()
+elsewhere = os.path.join(state, "elsewhere")
+os.mkdir(elsewhere)
 term = Terminal("models/demo", "--device", "cpu", "--no-history", XDG_STATE_HOME=elsewhere)
 term.prompt()
 term.send(b"/show\r")
