@@ -18,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-TestSuite(golden_family, .fini = fail_on_leaks, .timeout = 300);
+TestSuite(golden_family, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 typedef struct {
     char family[16];

@@ -9,7 +9,7 @@
 #include <criterion/criterion.h>
 #include <stdlib.h>
 
-TestSuite(after_thought, .fini = fail_on_leaks, .timeout = 120);
+TestSuite(after_thought, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 enum { END, OPEN, CLOSE }; /* control tokens of the vocabulary */
 static const char *const specials[] = {"<end>", "[T]", "[/T]", NULL};

@@ -37,7 +37,7 @@ static void close_fixture(void) {
     fail_on_leaks();
 }
 
-TestSuite(api_call_tags, .init = open_fixture, .fini = close_fixture, .timeout = 120);
+TestSuite(api_call_tags, .init = open_fixture, .fini = close_fixture, .timeout = HANGS_S);
 
 #define PROPERTIES                                                                                 \
     "{\"city\":{\"type\":\"string\",\"maxLength\":6},\"days\":{\"type\":\"integer\",\"minimum\":"  \

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-TestSuite(api_chatml, .fini = fail_on_leaks, .timeout = 120);
+TestSuite(api_chatml, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 /* Ouro's special tokens at its ids, then the bytes. */
 static const char *const specials[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>", NULL};

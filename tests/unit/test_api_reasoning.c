@@ -9,7 +9,7 @@
 #include <criterion/criterion.h>
 #include <stdlib.h>
 
-TestSuite(api_reasoning, .fini = fail_on_leaks, .timeout = 120);
+TestSuite(api_reasoning, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 /* ---- the split of an answer ---- */
 

@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-TestSuite(api_templates, .fini = fail_on_leaks, .timeout = 120);
+TestSuite(api_templates, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 /* ---- prompts of conversations ---- */
 

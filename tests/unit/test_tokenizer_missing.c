@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-TestSuite(tokenizer_missing, .fini = fail_on_leaks, .timeout = 120);
+TestSuite(tokenizer_missing, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 /* The stand-in of byte b in a vocabulary, as a JSON escape. */
 static unsigned letter(unsigned b) {
