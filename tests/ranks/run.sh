@@ -17,7 +17,10 @@ fail() { echo "FAIL: $*"; [ ! -s "$dir/log" ] || tail -20 "$dir/log"; exit 1; }
 clean() {
     [ -z "$mpirun_pid" ] || kill -9 "$mpirun_pid" 2>/dev/null || :
     for pid in $(ranks_of_server); do kill -9 "${pid#*:}" 2>/dev/null || :; done
-    for net in $networks; do ip netns del "$net" 2>/dev/null || :; done
+    for net in $networks; do
+        ip netns pids "$net" 2>/dev/null | xargs -r kill -9 2>/dev/null || :
+        ip netns del "$net" 2>/dev/null || :
+    done
     rm -rf "$dir"
 }
 # RANK:PID of each living process of the server.
