@@ -76,8 +76,12 @@ test("an answer that must match a schema, or be a call, is the same with and wit
 test("a stream that asks sees what is drafted, and its text is that of a stream that does not ask", async () => {
     await withServer(["--speculate", "4", "--draft-loops", "1"], { device: "cpu", model: path.join(root, "models/hops") }, async (s) => {
         const prompt = "Ann's friend is Kim. Kim's friend is Bob. Bob's friend is Ann. Ann's friend's friend is";
-        const list = chunks((await s.post("/v1/completions", { prompt, max_tokens: 20, temperature: 0, ignore_eos: true, ...drafting })).text);
-        const shown = list.map((c) => c.choices[0]).filter(Boolean);
+        // A draft that is settled before it can be sent is not shown: on a busy machine a whole answer may show none.
+        let shown = [];
+        for (let tries = 0; tries < 100 && !shown.some((c) => c.draft); tries++) {
+            const list = chunks((await s.post("/v1/completions", { prompt, max_tokens: 20, temperature: 0, ignore_eos: true, ...drafting })).text);
+            shown = list.map((c) => c.choices[0]).filter(Boolean);
+        }
         assert.ok(shown.some((c) => c.draft), "something was drafted");
         assert.ok(shown.every((c) => c.draft === undefined || c.draft.length > 0));
         assert.equal(shown.at(-1).draft, undefined);

@@ -239,7 +239,10 @@ def answer(columns, *args, model="models/demo", question=b"Hello", **variables):
 
 
 def drafts(columns, *args, **more):
-    drafted, figures = answer(columns, *args, **more)
+    for _ in range(20):  # a busy machine may settle all drafts of an answer before they can be shown
+        drafted, figures = answer(columns, *args, **more)
+        if re.search(FAINT, drafted):
+            break
     plain, _ = answer(columns, *args, "--no-drafts", **more)
     # Behind the echo of the question, which has no colour.
     drafted, plain = (text[text.index(b"\x1b[38;5;") :] for text in (drafted, plain))
