@@ -397,12 +397,18 @@ static uint64_t number_from(const char *name, uint64_t otherwise) {
     return text ? strtoull(text, NULL, 0) : otherwise;
 }
 
+/* Requests too close to a threshold, and plans that enlarge rounding, have no certain answer. */
+static bool most_are_judged(const tally *sum) {
+    return (sum->close + sum->unstable) * 10 < sum->requests;
+}
+
 Test(plans_property, any_plan_in_any_company_gives_what_the_plain_model_gives_alone) {
     uint64_t seed = number_from("FATHOM_SEED", clock_ns() & 0xffffffff),
              n = number_from("FATHOM_PLANS", PLANS);
     tally sum = {0};
     if (n == 1) show(seed);
-    for (uint64_t i = 0; i < n; i++)
+    /* 7 % are not, of many plans. As few as PLANS may have more by chance, and go on. */
+    for (uint64_t i = 0; i < n || (n >= PLANS && i < 8 * n && !most_are_judged(&sum)); i++)
         run_plan(seed + i, &sum);
     fprintf(stderr,
             "FATHOM_SEED=%" PRIu64 ": %" PRIu64 " plans, %" PRIu64 " requests (%" PRIu64
@@ -411,7 +417,7 @@ Test(plans_property, any_plan_in_any_company_gives_what_the_plain_model_gives_al
             seed, n, sum.requests, sum.close, sum.unstable, sum.positions, sum.worst,
             sum.worst_seed);
     if (n < PLANS) return;
-    cr_assert_lt((sum.close + sum.unstable) * 5, sum.requests, "most requests must be judged");
+    cr_assert(most_are_judged(&sum), "most requests must be judged");
     for (uint32_t i = 0; i < sum.parts.n; i++)
         cr_assert_gt(sum.parts.counts[i], 0, "not one of %" PRIu64 " plans had: %s", n,
                      sum.parts.names[i]);
