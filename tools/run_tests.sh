@@ -38,7 +38,7 @@ group() { # NAME COMMAND...
 build() { # a failed build is a failed test, and the end of what needs it
     local text
     if ! text=$(make -j"$jobs" --no-print-directory "$@" 2>&1); then
-        tail -40 <<<"$text" | tee "$log/build.log"; echo "FAIL build: make $*"; count 0 1 0 "$log/build.log"; return 1
+        tail -40 <<<"$text" | tee "$log/$group.log"; echo "FAIL build: make $*"; count 0 1 0 "$log/$group.log"; return 1
     fi
 }
 one() { # NAME COMMAND...: a program that is one test

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import path from "node:path";
 import { test } from "node:test";
-import { chunks, root, textOf, withServer } from "./lib/server.mjs";
+import { chunks, root, textOf, until, withServer } from "./lib/server.mjs";
 
 const prompts = ["In the beginning God", "And it came to pass", "Blessed are the", "Who is he that"];
 const asks = [
@@ -78,11 +78,11 @@ test("a stream that asks sees what is drafted, and its text is that of a stream 
         const prompt = "Ann's friend is Kim. Kim's friend is Bob. Bob's friend is Ann. Ann's friend's friend is";
         // A draft that is settled before it can be sent is not shown: on a busy machine a whole answer may show none.
         let shown = [];
-        for (let tries = 0; tries < 100 && !shown.some((c) => c.draft); tries++) {
+        await until("something is drafted", async () => {
             const list = chunks((await s.post("/v1/completions", { prompt, max_tokens: 20, temperature: 0, ignore_eos: true, ...drafting })).text);
             shown = list.map((c) => c.choices[0]).filter(Boolean);
-        }
-        assert.ok(shown.some((c) => c.draft), "something was drafted");
+            return shown.some((c) => c.draft);
+        });
         assert.ok(shown.every((c) => c.draft === undefined || c.draft.length > 0));
         assert.equal(shown.at(-1).draft, undefined);
         const m = await s.metrics();

@@ -70,7 +70,10 @@ const cases = [
     ["every reasoning effort of the client's type is taken", async ({ ask, stream }, client) => {
         for (const effort of client.efforts) {
             // Some clients send such a model no temperature, and a drawn answer may end at its first token.
-            for (const how of [ask, stream]) assert.match((await how({ ...greedy, effort, limit: 4 })).finish, /^(stop|length)$/, String(effort));
+            for (const how of [ask, stream]) {
+                const r = await how({ ...greedy, effort, limit: 4 });
+                assert.ok(r.text.length > 0 || r.finish === "stop", String(effort));
+            }
         }
     }],
     ["tools with choice auto and none leave the model free", async ({ ask, stream }) => {

@@ -202,13 +202,11 @@ describe("a server that drafts", () => {
     const chat = { model, messages, temperature: 0, max_completion_tokens: 24, logprobs: true };
     const textOf = (chunks) => chunks.map((c) => c.choices[0]?.text ?? c.choices[0]?.delta.content ?? "").join("");
     /** Asks again until drafts are seen: one that is settled before it can be sent is not shown, which a busy machine may do to all of an answer. */
-    const untilDrafted = async (ask, sees) => {
-        for (let tries = 0; tries < 100; tries++) {
+    const untilDrafted = (ask, sees) =>
+        until("something is drafted", async () => {
             const answer = await ask();
-            if (sees(answer)) return answer;
-        }
-        assert.fail("nothing was drafted");
-    };
+            return sees(answer) && answer;
+        });
 
     test("drafted text is a member of its own, and the text is that of a stream without it", async () => {
         for (const make of [(more) => client.completions.create({ ...greedy, prompt, ...more }), (more) => client.chat.completions.create({ ...chat, ...more })]) {
