@@ -2,11 +2,12 @@
 """Answers held to a schema with long keys: tokens a second and launches a token, of several programs and modes in turn.
 
   schemas.py MODEL NAME=PROGRAM:MODE...      MODE: off or auto, for --speculate
-      --streams 1,8  --repeat 3  --port 21300  --threads 2  --answers 8  --max-loops N  --variant NAME
+      --streams 1,8  --repeat 3  --port 21300  --threads 2  --answers 8  --max-loops N  --variant NAME  --same-keys
 
 MODEL is a folder; if it is absent, one of random weights is made (111 M with experts, or the variant), with a vocabulary of bytes: forced
 text has a single spelling then, as it almost has for a trained model. Blanks are banned, or a random model would strew them. Each server answers the same requests,
-some greedy and some sampled, over HTTP. Texts must be the same everywhere. Figures: bench/reports/speculation.md."""
+some greedy and some sampled, over HTTP. Texts must be the same everywhere. Each request has the properties in another order; with --same-keys all
+have one order, so streams that begin together write the same keys at a time. Figures: bench/reports/speculation.md."""
 import argparse, concurrent.futures, json, os, re, statistics, subprocess, sys, tempfile, time, urllib.request
 
 WORDS = ("customer_full_name shipping_address_line payment_reference_number preferred_contact_channel "
@@ -14,9 +15,9 @@ WORDS = ("customer_full_name shipping_address_line payment_reference_number pref
 VALUES = [{"type": "string", "maxLength": 8}, {"type": "string", "maxLength": 8}, {"type": "integer", "minimum": 0, "maximum": 9999},
           {"enum": ["email", "phone", "post"]}, {"type": "integer", "minimum": 0, "maximum": 9999}, {"type": "boolean"}]
 
-def schema(i):
-    """Streams write different keys at a time: the properties are turned by i."""
-    at = i % len(WORDS)
+def schema(turn):
+    """An object whose properties are turned by this many."""
+    at = turn % len(WORDS)
     names = WORDS[at:] + WORDS[:at]
     return {"type": "object", "properties": dict(zip(names, VALUES[at:] + VALUES[:at])), "required": names, "additionalProperties": False}
 
@@ -75,8 +76,8 @@ def cpu_seconds(process):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def ask(port, i):
-    answer = post(port, {"prompt": f"Order {i}, as JSON: ", "max_tokens": 400, "temperature": 0.8 * (i % 2), "seed": i, "guided_json": schema(i),
+def ask(port, i, same_keys):
+    answer = post(port, {"prompt": f"Order {i}, as JSON: ", "max_tokens": 400, "temperature": 0.8 * (i % 2), "seed": i, "guided_json": schema(0 if same_keys else i),
                         "logit_bias": {str(ord(blank)): -100 for blank in " \n\t"}})
     return answer["choices"][0]["text"], answer["usage"]["completion_tokens"]
 
@@ -90,7 +91,7 @@ def measure(options, program, mode, streams):
     try:
         for _ in range(600):
             try:
-                ask(options.port, 1000)
+                ask(options.port, 1000, options.same_keys)
                 break
             except OSError:
                 if server.poll() is not None:
@@ -98,7 +99,7 @@ def measure(options, program, mode, streams):
                 time.sleep(0.1)
         before, began, cpu = metrics(options.port), time.monotonic(), cpu_seconds(server)
         with concurrent.futures.ThreadPoolExecutor(streams) as pool:
-            answers = list(pool.map(lambda i: ask(options.port, i), range(options.answers * streams)))
+            answers = list(pool.map(lambda i: ask(options.port, i, options.same_keys), range(options.answers * streams)))
         seconds, cpu, after = time.monotonic() - began, cpu_seconds(server) - cpu, metrics(options.port)
     finally:
         server.terminate()
@@ -114,6 +115,7 @@ def main():
     for name, kind, default in (("streams", str, "1,8"), ("repeat", int, 3), ("port", int, 21300), ("threads", int, 2), ("answers", int, 8),
                                 ("max-loops", int, 0), ("variant", str, "")):
         parser.add_argument("--" + name, type=kind, default=default)
+    parser.add_argument("--same-keys", action="store_true")
     options = parser.parse_args()
     ways = [(name, *way.rsplit(":", 1)) for name, way in (item.split("=", 1) for item in options.ways)]
     if not os.path.exists(options.model):
