@@ -9,9 +9,9 @@ import argparse
 import concurrent.futures
 import json
 import os
+import re
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -355,30 +355,27 @@ class FirstRun:
         if not self.has_model("http"):
             return
         small = self.args.dry or self.device == "cpu"
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
         model = self.tiny if self.args.dry else self.model
-        serve = [self.programs.find("fathom"), "serve", "--model", model, "--device", self.device, "--port", str(port),
-                 "--max-running", "512", "--log-level", "warn"]
+        serve = [self.programs.find("fathom"), "serve", "--model", model, "--device", self.device, "--port", "0",
+                 "--max-running", "512", "--log-level", "info"]
         file = os.path.join(self.args.work, "http.json")
-        bench = [self.programs.find("fathom"), "bench", "--disable-tqdm", "--url", f"http://127.0.0.1:{port}",
-                 "--num-prompts", "8" if small else "256", "--input-len", "16" if small else "128",
-                 "--output-len", "8" if small else "64", "--ignore-eos", "--max-concurrency", "4" if small else "128",
-                 "--save-result", "--result-dir", self.args.work, "--result-filename", os.path.basename(file)]
         try:
             server = self.runner.start("http.serve", serve, self.env(fathom=True))
         except OSError as why:
             self.keep("http", {"rc": 127, "failed": str(why)})
             return
         began = time.monotonic()
-        ready = self.await_ready(port, server, self.STEPS["http"] / 2)
+        url = self.await_ready(server, self.STEPS["http"] / 2)
         took = time.monotonic() - began
-        if ready:
+        if url:
+            bench = [self.programs.find("fathom"), "bench", "--disable-tqdm", "--url", url,
+                     "--num-prompts", "8" if small else "256", "--input-len", "16" if small else "128",
+                     "--output-len", "8" if small else "64", "--ignore-eos", "--max-concurrency", "4" if small else "128",
+                     "--save-result", "--result-dir", self.args.work, "--result-filename", os.path.basename(file)]
             self.run("http", self.STEPS["http"] - took, bench, self.env(fathom=True), lambda ended: self.read_file(file),
                      more=lambda entry: entry.update(ready_s=round(took, 1)))
         ended = server.stop()
-        if not ready:
+        if not url:
             self.keep("http", {"rc": ended.rc, "s": ended.seconds, "failed": f"the server was not ready: {ended.err[-400:]}"})
 
     @staticmethod
@@ -388,17 +385,20 @@ class FirstRun:
         with open(path, encoding="utf-8") as f:
             return read_json(f.read())
 
-    def await_ready(self, port, server, limit):
+    def await_ready(self, server, limit):
+        """Waits for a server on a port of the system's choice; its URL, or None."""
         limit = time.monotonic() + min(limit, self.runner.left())
         while time.monotonic() < limit and server.running():
+            listens = re.search(r"listening on (http://[^\s,]+)", server.said())
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2) as reply:
-                    if reply.status == 200:
-                        return True
+                if listens:
+                    with urllib.request.urlopen(f"{listens[1]}/ready", timeout=2) as reply:
+                        if reply.status == 200:
+                            return listens[1]
             except (urllib.error.URLError, OSError):
                 pass
             time.sleep(0.1)
-        return False
+        return None
 
     # ---- last: nothing is timed any more ----
 

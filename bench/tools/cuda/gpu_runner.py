@@ -74,6 +74,10 @@ class Job:
     def running(self):
         return self.process.poll() is None
 
+    def said(self):
+        """What it has printed on stderr so far. The program writes where this file stands, so that must not move."""
+        return os.pread(self.files[1].fileno(), 1 << 16, 0).decode(errors="replace")
+
     def kill(self):
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
