@@ -7,11 +7,12 @@ cd "$(dirname "$0")/../.."
 command -v mpirun >/dev/null && mpirun --version 2>/dev/null | grep -q 'Open MPI' || { echo "skipped: no mpirun of Open MPI (openmpi-bin)"; exit 77; }
 [ -e build/fathom-mpi.so ] || { echo "skipped: built without mpi.h, so there is no fathom-mpi.so (libopenmpi-dev)"; exit 77; }
 fathom=$PWD/build/release/fathom
-port=$((20000 + $$ % 20000))
 dir=$(mktemp -d /tmp/fathom-ranks-XXXXXX)
+port=
+patience=300 # seconds until what never comes is given up; judges no speed
 mpirun_pid=
 networks=
-export FATHOM="$fathom" TMPDIR="$dir"
+export FATHOM="$fathom" TMPDIR="$dir" RANKS_FOLDER="$dir"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 fail() { echo "FAIL: $*"; [ ! -s "$dir/log" ] || tail -20 "$dir/log"; exit 1; }
 clean() {
@@ -23,15 +24,17 @@ clean() {
     done
     rm -rf "$dir"
 }
-# RANK:PID of each living process of the server.
+# RANK:PID of each living process of this script's server: it has the folder in its environment.
 ranks_of_server() {
-    for pid in $(pgrep -f "serve .* --port $port"); do
+    for pid in $(pgrep -f "serve .* --port 0"); do
         [ "$(readlink "/proc/$pid/exe" 2>/dev/null)" = "$fathom" ] || continue
-        echo "$(tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | sed -n 's/^OMPI_COMM_WORLD_RANK=//p'):$pid"
+        cat "/proc/$pid/environ" 2>/dev/null | tr '\0' '\n' >"$dir/environ"
+        grep -qxF "RANKS_FOLDER=$dir" "$dir/environ" || continue
+        echo "$(sed -n 's/^OMPI_COMM_WORLD_RANK=//p' "$dir/environ"):$pid"
     done
 }
 pid_of() { ranks_of_server | sed -n "s/^$1://p"; }
-over() { n=$1; shift; timeout 60 mpirun -n "$n" "$fathom" "$@"; }
+over() { n=$1; shift; timeout $patience mpirun -n "$n" "$fathom" "$@"; }
 trap clean EXIT
 
 # ---- answers of several processes have the bits of one ----
@@ -74,7 +77,7 @@ echo "ok   bench engine on 2 ranks"
 
 refused() { # WORDS, arguments of mpirun...
     words=$1; shift
-    if timeout 60 mpirun "$@" >"$dir/log" 2>&1; then fail "not refused: $*"; fi
+    if timeout $patience mpirun "$@" >"$dir/log" 2>&1; then fail "not refused: $*"; fi
     grep -qF -- "$words" "$dir/log" || fail "expected '$words'"
     echo "ok   refused: $words"
 }
@@ -86,35 +89,40 @@ one="$fathom generate --model models/demo --device cpu --prompt a --max-tokens 1
     refused "--rank-split sequences runs on --device cpu only" -n 2 "$fathom" generate --model models/demo --device auto --rank-split sequences --prompt a
     refused "differ in the configuration of the model" -n 1 $one : -n 1 $one --model models/hops
     refused "this command runs in one only" -n 2 "$fathom" compare --model models/demo --text models/demo/held_out.txt
-    refused "--device fake runs in one only" -n 2 "$fathom" serve --model models/demo --device fake --port $port
+    refused "--device fake runs in one only" -n 2 "$fathom" serve --model models/demo --device fake --port 0
 }
 
 # ---- a server ----
 
+within() { # COMMAND...: until it succeeds
+    until=$(($(date +%s) + patience))
+    until "$@"; do
+        [ "$(date +%s)" -lt $until ] || return 1
+        sleep 0.05
+    done
+}
 start() { # RANKS OPTIONS...: through the script that passes signals on
     n=$1; shift
-    deploy/ranks/fathom-ranks "$n" serve --model models/demo --device cpu --port $port "$@" >"$dir/log" 2>&1 &
+    : >"$dir/log" # the log of the server before this one also says where it listens
+    deploy/ranks/fathom-ranks "$n" serve --model models/demo --device cpu --port 0 "$@" >"$dir/log" 2>&1 &
     mpirun_pid=$!
     wait_ready
 }
-wait_ready() {
-    for _ in $(seq 200); do
-        curl -sf -o /dev/null "http://127.0.0.1:$port/ready" && return
-        kill -0 "$mpirun_pid" 2>/dev/null || fail "the server ended"
-        sleep 0.05
-    done
-    fail "the server is not ready"
+is_ready() { # in a network namespace, if one is named
+    port=$(sed -n 's/.* listening on http:[^ ,]*:\([0-9][0-9]*\).*/\1/p' "$dir/log")
+    kill -0 "$mpirun_pid" 2>/dev/null || fail "the server ended"
+    [ -n "$port" ] && "$@" curl -sf -o /dev/null "http://127.0.0.1:$port/ready"
 }
-ended() { # STATUS, milliseconds allowed: the launcher ends with it, and so have all ranks
+wait_ready() { within is_ready "$@" || fail "the server is not ready"; }
+none_left() { [ -z "$(ranks_of_server)" ]; }
+ended() { # STATUS: the launcher ends with it, and so have all ranks
     begin=$(date +%s%N) rc=0
     wait "$mpirun_pid" || rc=$?
     mpirun_pid=
     took=$((($(date +%s%N) - begin) / 1000000))
     [ "$rc" -eq "$1" ] || fail "status $rc, expected $1"
-    [ "$took" -le "$2" ] || fail "it took $took ms, expected $2 at most"
     # mpirun kills the ranks that are left, and may end before they have.
-    for _ in $(seq 200); do [ -n "$(ranks_of_server)" ] || return 0; sleep 0.05; done
-    fail "a rank still runs: $(ranks_of_server)"
+    within none_left || fail "a rank still runs: $(ranks_of_server)"
 }
 streams() { # FILE: texts and depths of 8 requests at once
     for i in 1 2 3 4 5 6 7 8; do
@@ -148,13 +156,14 @@ for n in '' 0 -1 x 2x 02; do
 done
 echo "ok   fathom-ranks refuses what is no number of ranks"
 
-"$fathom" serve --model models/demo --device cpu --port $port >"$dir/log" 2>&1 &
+: >"$dir/log"
+"$fathom" serve --model models/demo --device cpu --port 0 >"$dir/log" 2>&1 &
 mpirun_pid=$!
 wait_ready
 streams "$dir/alone"
 kill -TERM "$mpirun_pid"
 wait "$mpirun_pid" || fail "one process"
-start 2 --drain-seconds 20
+start 2 --drain-seconds $patience
 streams "$dir/together"
 [ "$(wc -l <"$dir/alone")" -gt 150 ] || fail "the streams are short"
 cmp -s "$dir/alone" "$dir/together" || fail "8 streams differ on 2 ranks"
@@ -164,14 +173,14 @@ grep -qE '^fathom_rank_bytes_total\{.*\} [1-9]' "$dir/metrics" || fail "no bytes
 grep -q 'rank 1 of 2 by mpi: device cpu' "$dir/log" || fail "rank 1 does not say what it holds"
 long='{"prompt":"In the beginning","max_tokens":600,"ignore_eos":true,"stream":true}'
 stream_long() {
+    : >"$dir/long"
     curl -sN "http://127.0.0.1:$port/v1/completions" -H 'Content-Type: application/json' -d "$long" >"$dir/long" &
     curl_pid=$!
-    for _ in $(seq 200); do [ ! -s "$dir/long" ] || return 0; sleep 0.02; done
-    fail "the long stream does not begin"
+    within test -s "$dir/long" || fail "the long stream does not begin"
 }
 stream_long
 kill -TERM "$mpirun_pid"
-ended 0 20000
+ended 0
 wait "$curl_pid" || fail "the drained stream was cut"
 grep -q '\[DONE\]' "$dir/long" || fail "the drained stream has no end"
 echo "ok   8 streams on 2 ranks; SIGTERM drains and ends with 0"
@@ -181,7 +190,7 @@ pages() { curl -s "http://127.0.0.1:$port/metrics" | sed -n 's/^vllm:cache_confi
 start 2 --kv-memory 256K
 pages_of_one=$(pages)
 kill -TERM "$mpirun_pid"
-ended 0 20000
+ended 0
 start 2 --rank-split sequences --kv-memory 256K
 streams "$dir/at_home"
 cmp -s "$dir/alone" "$dir/at_home" || fail "8 streams differ on 2 ranks with a home for each"
@@ -189,14 +198,15 @@ cmp -s "$dir/alone" "$dir/at_home" || fail "8 streams differ on 2 ranks with a h
 curl -s "http://127.0.0.1:$port/metrics" >"$dir/metrics"
 [ "$(grep -cE '^fathom_home_cache_pages\{.*home="[01]",state="(free|cached|used)"\}' "$dir/metrics")" -eq 6 ] || fail "no pages of each home"
 kill -TERM "$mpirun_pid"
-ended 0 20000
+ended 0
 echo "ok   8 streams on 2 ranks, each with its attention and its cache on one of them; together they hold twice as much"
 
 lost_rank() { # what is killed, busy or idle
-    start 3
+    start 3 --rank-seconds 600
     [ "$2" = idle ] || stream_long
     kill -9 "$(pid_of "$1")"
-    ended 137 15000 # half of --rank-seconds: the loss was noticed, not waited for
+    ended 137
+    [ $took -lt 300000 ] || fail "the loss was waited for" # half of --rank-seconds
     [ "$2" = idle ] || wait "$curl_pid" || :
     grep -q "of 3: the process of rank $1 has ended, so this one ends too" "$dir/log" || fail "no sentence about rank $1"
     echo "ok   kill -9 of rank $1, $2: all end, within $took ms"
@@ -226,7 +236,7 @@ printf '#!/bin/sh\nshift\nexec ip netns exec %s sh -c "$*"\n' $far >"$dir/agent"
 chmod +x "$dir/agent"
 net=10.99.7.0/24
 across() {
-    timeout 60 ip netns exec $near mpirun --mca plm_rsh_agent "$dir/agent" --mca btl tcp,self --mca btl_tcp_if_include $net \
+    timeout $patience ip netns exec $near mpirun --mca plm_rsh_agent "$dir/agent" --mca btl tcp,self --mca btl_tcp_if_include $net \
         --mca oob_tcp_if_include $net --host 10.99.7.1:1,10.99.7.2:1 -n 2 "$fathom" "$@"
 }
 received() { ip netns exec $near cat /proc/net/dev | sed -n 's/^ *veth-a: *\([0-9]*\) .*/\1/p'; }
@@ -237,18 +247,19 @@ bytes=$(jq .ranks.bytes "$dir/far.json")
 [ $(($(received) - before)) -ge "$bytes" ] || fail "the network carried fewer than $bytes bytes"
 echo "ok   generate over TCP, $bytes bytes received in gathers"
 
-across serve --model models/demo --device cpu --port $port --rank-seconds 1 >"$dir/log" 2>&1 &
+: >"$dir/log"
+# So many seconds are more than a rank waits for the processor.
+across serve --model models/demo --device cpu --port 0 --rank-seconds 10 >"$dir/log" 2>&1 &
 mpirun_pid=$!
 inside() { ip netns exec $near "$@"; }
-for _ in $(seq 200); do inside curl -sf -o /dev/null "http://127.0.0.1:$port/ready" && break; sleep 0.05; done
+wait_ready inside
 # One answer after the other until the server is gone: an idle rank waits for nobody, and a single answer may end before the cable is cut.
 while inside curl -sfN "http://127.0.0.1:$port/v1/completions" -H 'Content-Type: application/json' -d "$long" >>"$dir/answers"; do :; done &
 curl_pid=$!
-for _ in $(seq 200); do [ ! -s "$dir/answers" ] || break; sleep 0.02; done
-[ -s "$dir/answers" ] || fail "the first answer does not begin"
+within test -s "$dir/answers" || fail "the first answer does not begin"
 ip -n $near link set veth-a down
-for _ in $(seq 400); do [ -n "$(pid_of 0)" ] || break; sleep 0.02; done
-[ -z "$(pid_of 0)" ] || fail "rank 0 goes on behind a cut cable"
-grep -q 'another rank has not answered for 1 seconds' "$dir/log" || fail "no sentence about the cut cable"
+no_rank_0() { [ -z "$(pid_of 0)" ]; }
+within no_rank_0 || fail "rank 0 goes on behind a cut cable"
+grep -q 'another rank has not answered for 10 seconds' "$dir/log" || fail "no sentence about the cut cable"
 wait "$curl_pid" || :
 echo "ok   a cut cable ends rank 0 after --rank-seconds"
