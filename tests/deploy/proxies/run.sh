@@ -6,7 +6,6 @@ set -u
 cd "$(dirname "$0")/../../.."
 root=$PWD fathom=${FATHOM:-$PWD/build/fathom}
 tmp=$(mktemp -d) pids=() ran=() left=() failed=0
-PORT=${DEPLOY_TEST_PORT:-$((20000 + RANDOM % 12000))} # this and the four above
 
 stop_all() {
     for p in "${pids[@]}"; do kill "$p" 2>/dev/null; done
@@ -29,12 +28,38 @@ wait_for() { # COMMAND...: until it succeeds. The end is for what never comes; i
     done
 }
 export PATH=$PATH:/usr/sbin
+lives() { kill -0 "${pids[-1]}" 2>/dev/null; }
+port_in() { sed -n 's/.* listening on http:[^ ,]*:\([0-9][0-9]*\).*/\1/p' "$1"; } # LOG of a server that chose its port
+is_ready() { # LOG
+    local listens
+    listens=$(port_in "$1")
+    ! lives || { [ -n "$listens" ] && curl -fs "http://127.0.0.1:$listens/ready"; }
+}
+# Runs START, which starts a program at $port and the one above, until it answers at the URL. Where one of the ports is taken, at others;
+# connections of other programs have ports above these.
+start_at_ports() { # LOG URL-SCHEME PATH START
+    local log=$1 scheme=$2 path=$3
+    answers() { ! lives || curl -fs -m 5 --cacert "$tmp/fathom.crt" "$at$path"; }
+    for _ in $(seq 20); do
+        port=$((20000 + RANDOM % 12000)) at=$scheme:$port
+        rm -f "$log"
+        "$4"
+        pids+=($!)
+        wait_for answers
+        lives && return 0
+        grep -qi 'in use\|cannot bind' "$log" || break
+    done
+    cat "$log"
+    return 1
+}
 
 # ---- the server: an engine without arithmetic that takes 10 ms a token ----
-serve_at=http://127.0.0.1:$PORT
-"$fathom" serve --model models/demo --device fake --fake-us-per-token 10000 --port "$PORT" --log-level warn 2>"$tmp/fathom.log" &
+: >"$tmp/fathom.log"
+"$fathom" serve --model models/demo --device fake --fake-us-per-token 10000 --port 0 2>"$tmp/fathom.log" &
 pids+=($!)
-wait_for curl -fs "$serve_at/ready" || { bad "fathom serve starts"; cat "$tmp/fathom.log"; exit 1; }
+wait_for is_ready "$tmp/fathom.log" && lives || { bad "fathom serve starts"; cat "$tmp/fathom.log"; exit 1; }
+PORT=$(port_in "$tmp/fathom.log")
+serve_at=http://127.0.0.1:$PORT
 
 certificate() {
     openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost \
@@ -46,15 +71,20 @@ ask() { curl -sN --cacert "$tmp/fathom.crt" --max-time 600 "$@"; }
 
 # Tokens must come one after another. What the reader gets at once is one read: 300 tokens 10 ms
 # apart take nearly as many reads, some tens where the reader is slow. A proxy that buffers hands
-# on a few kilobytes at a time, which makes a dozen.
+# on a few kilobytes at a time, which makes a dozen, each time. A reader that gets no processor for
+# seconds has few reads of one stream only.
 streams_token_by_token() { # URL CURL-OPTIONS...
     local url=$1 n reads; shift
-    body 300 | ask "$@" -H 'Content-Type: application/json' --data-binary @- "$url/v1/completions" |
-        LC_ALL=C dd bs=1M of="$tmp/stream" 2>"$tmp/reads"
-    n=$(grep -c '^data: {' "$tmp/stream")
-    reads=$(awk -F'[+ ]' '/records in/ { print $1 + $2 }' "$tmp/reads")
-    echo "$n events in $reads reads"
-    [ "$n" -ge 300 ] && [ "$reads" -ge 25 ]
+    for _ in $(seq 10); do
+        body 300 | ask "$@" -H 'Content-Type: application/json' --data-binary @- "$url/v1/completions" |
+            LC_ALL=C dd bs=1M of="$tmp/stream" 2>"$tmp/reads"
+        n=$(grep -c '^data: {' "$tmp/stream")
+        reads=$(awk -F'[+ ]' '/records in/ { print $1 + $2 }' "$tmp/reads")
+        echo "$n events in $reads reads"
+        [ "$n" -ge 300 ] || return 1
+        [ "$reads" -lt 25 ] || return 0
+    done
+    return 1
 }
 metric() { curl -fs "$serve_at/metrics" | sed -n "s/^$1{.*} //p"; }
 is_running() { [ "$(metric vllm:num_requests_running)" = "$1" ]; }
@@ -93,9 +123,11 @@ if ! have openssl; then left+=("nginx and haproxy with TLS (openssl)"); else cer
 if have nginx && have openssl; then
     ran+=(nginx)
     mkdir -p "$tmp/nginx/logs"
-    sed -e "s/127.0.0.1:808[01]/127.0.0.1:$PORT/" -e "s/listen 443 ssl/listen 127.0.0.1:$((PORT + 1)) ssl/" \
-        -e "s/listen 80;/listen 127.0.0.1:$((PORT + 2));/" -e "s#/etc/nginx/fathom#$tmp/fathom#" \
-        -e 's/fathom.example.org/localhost/' deploy/nginx/fathom.conf >"$tmp/site.conf"
+    site() { # PORT, and the one above for plain HTTP
+        sed -e "s/127.0.0.1:808[01]/127.0.0.1:$PORT/" -e "s/listen 443 ssl/listen 127.0.0.1:$1 ssl/" \
+            -e "s/listen 80;/listen 127.0.0.1:$(($1 + 1));/" -e "s#/etc/nginx/fathom#$tmp/fathom#" \
+            -e 's/fathom.example.org/localhost/' deploy/nginx/fathom.conf >"$tmp/site.conf"
+    }
     cat >"$tmp/nginx.conf" <<CONF
 daemon off; pid $tmp/nginx.pid; error_log $tmp/nginx.err warn; worker_processes 1;
 $([ "$(id -u)" = 0 ] && echo "user root;")
@@ -103,16 +135,14 @@ events { worker_connections 1024; }
 http { access_log off; client_body_temp_path $tmp/nginx/b; proxy_temp_path $tmp/nginx/p; fastcgi_temp_path $tmp/nginx/f;
   uwsgi_temp_path $tmp/nginx/u; scgi_temp_path $tmp/nginx/s; include $tmp/site.conf; }
 CONF
+    start_nginx() { site "$port"; nginx -p "$tmp" -c "$tmp/nginx.conf" -e "$tmp/nginx.err" & }
+    start_at_ports "$tmp/nginx.err" https://localhost /health start_nginx || bad "nginx starts"
     check "nginx accepts the configuration" nginx -t -q -p "$tmp" -c "$tmp/nginx.conf" -e "$tmp/nginx.err"
-    nginx -p "$tmp" -c "$tmp/nginx.conf" -e "$tmp/nginx.err" &
-    pids+=($!)
-    at=https://localhost:$((PORT + 1))
-    wait_for ask -f "$at/health" || bad "nginx starts"
     proxy_holds nginx "$at"
     check "the load generator speaks TLS" "$fathom" bench --disable-tqdm --insecure --url "$at" --model demo --num-prompts 20 \
         --max-concurrency 4 --input-len 4 --output-len 5 --ignore-eos
     check "nginx keeps /metrics inside" status_is 403 "$at/metrics"
-    check "nginx sends http to https" status_is 301 "http://localhost:$((PORT + 2))/"
+    check "nginx sends http to https" status_is 301 "http://localhost:$((port + 1))/"
     # A long body in a file and the refused /metrics are what was asked for.
     if grep -vE 'buffered to a temporary file|access forbidden by rule' "$tmp/nginx.err" >"$tmp/odd"; then
         bad "nginx logged:"; head -5 "$tmp/odd"
@@ -122,12 +152,13 @@ else left+=("nginx (nginx-light)"); fi
 if have haproxy && have openssl; then
     ran+=(haproxy)
     export SERVER_ONE=127.0.0.1:$PORT SERVER_TWO=127.0.0.1:$PORT # two replicas: tests/deploy/replicas
-    sed -e "s/bind :8443/bind 127.0.0.1:$((PORT + 3))/" -e "s#/etc/haproxy/fathom.pem#$tmp/fathom.pem#" -e 's/maxconn 20000/maxconn 500/' deploy/haproxy/haproxy.cfg >"$tmp/haproxy.cfg"
+    configure() {
+        sed -e "s/bind :8443/bind 127.0.0.1:$port/" -e "s#/etc/haproxy/fathom.pem#$tmp/fathom.pem#" -e 's/maxconn 20000/maxconn 500/' \
+            deploy/haproxy/haproxy.cfg >"$tmp/haproxy.cfg"
+    }
+    start_haproxy() { configure; haproxy -db -f "$tmp/haproxy.cfg" >"$tmp/haproxy.log" 2>&1 & }
+    start_at_ports "$tmp/haproxy.log" https://localhost /health start_haproxy || bad "haproxy starts"
     check "haproxy accepts the configuration" haproxy -c -f "$tmp/haproxy.cfg"
-    haproxy -db -f "$tmp/haproxy.cfg" >"$tmp/haproxy.log" 2>&1 &
-    pids+=($!)
-    at=https://localhost:$((PORT + 3))
-    wait_for ask -f "$at/health" || { bad "haproxy starts"; cat "$tmp/haproxy.log"; }
     proxy_holds haproxy "$at"
     check "haproxy keeps /metrics inside" status_is 404 "$at/metrics"
 else left+=("haproxy (haproxy)"); fi
@@ -148,10 +179,12 @@ if have prometheus; then
     cp deploy/prometheus/rules.yaml "$tmp/"
     sed -e "s/fathom:8080/127.0.0.1:$PORT/" -e 's/scrape_interval: 5s/scrape_interval: 1s/' \
         -e 's/evaluation_interval: 15s/evaluation_interval: 1s/' deploy/prometheus/prometheus.yaml >"$tmp/prometheus.yaml"
-    prometheus --config.file="$tmp/prometheus.yaml" --storage.tsdb.path="$tmp/tsdb" \
-        --web.listen-address="127.0.0.1:$((PORT + 4))" --log.level=warn >"$tmp/prometheus.log" 2>&1 &
-    pids+=($!)
-    prom=http://127.0.0.1:$((PORT + 4))
+    start_prometheus() {
+        prometheus --config.file="$tmp/prometheus.yaml" --storage.tsdb.path="$tmp/tsdb" \
+            --web.listen-address="127.0.0.1:$port" --log.level=warn >"$tmp/prometheus.log" 2>&1 &
+    }
+    start_at_ports "$tmp/prometheus.log" http://127.0.0.1 /-/ready start_prometheus || bad "prometheus starts"
+    prom=$at
     query() { curl -fsG "$prom/api/v1/query" --data-urlencode "query=$1"; }
     is_up() { [ "$(query 'up{job="fathom"} == 1' | jq '.data.result | length')" = 1 ]; }
     check "prometheus scrapes fathom" wait_for is_up
@@ -166,11 +199,10 @@ if have prometheus; then
     while IFS= read -r expr; do
         asked=${expr//\$instance/.*}
         asked=${asked//\$__rate_interval/10m}
-        answer=$(query "$asked")
-        # A series nobody has yet is fine (no preemption so far); a query that fails is not.
-        if ! jq -e '.status == "success"' <<<"$answer" >/dev/null; then bad "dashboard: $expr"; continue; fi
-        n=$(jq '.data.result | length' <<<"$answer")
-        if [ "$n" -gt 0 ]; then good "dashboard ($n series): ${expr:0:70}"; else bad "dashboard, no series: $expr"; fi
+        # A rule that it names may be evaluated later than the one above.
+        has_series() { answer=$(query "$asked") && jq -e '.status == "success" and (.data.result | length > 0)' <<<"$answer"; }
+        if wait_for has_series; then good "dashboard ($(jq '.data.result | length' <<<"$answer") series): ${expr:0:70}"
+        else bad "dashboard, no series: $expr: $answer"; fi
     done < <(
         jq -r '.panels[].targets[].expr' deploy/grafana/dashboards/fathom.json
         cat <<'END'
@@ -179,8 +211,8 @@ rate(vllm:spec_decode_num_accepted_tokens_total[$__rate_interval]) / rate(vllm:s
 rate(vllm:spec_decode_num_accepted_tokens_per_pos_total[$__rate_interval]) / ignoring(position) group_left rate(vllm:spec_decode_num_drafts_total[$__rate_interval])
 END
     )
-    curl -fs "$prom/api/v1/rules" | jq -e '[.data.groups[].rules[].health] | all(. == "ok")' >/dev/null &&
-        good "all rules are healthy in prometheus" || bad "a rule is not healthy"
+    are_healthy() { curl -fs "$prom/api/v1/rules" | jq -e '[.data.groups[].rules[].health] | all(. == "ok")'; } # unknown: not evaluated yet
+    check "all rules are healthy in prometheus" wait_for are_healthy
 else left+=("prometheus (prometheus)"); fi
 
 # Names of a group of calls, groups inside it expanded.
@@ -189,7 +221,7 @@ calls_of() { systemd-analyze syscall-filter --no-pager "$1" | sed -n 's/^ \{1,\}
 # What the unit allows against what a traced server does: start, keep packed weights, answer, stream,
 # refuse, show its stack, drain.
 filter_suffices() {
-    local word sign port used
+    local word sign used
     cp -r models/demo "$tmp/model"
     : >"$tmp/allowed"
     sed -n 's/^SystemCallFilter=//p' deploy/systemd/fathom.service.in >"$tmp/lines"
@@ -199,11 +231,11 @@ filter_suffices() {
         if [ $sign = + ]; then cat "$tmp/calls" >>"$tmp/allowed"
         else grep -vxFf "$tmp/calls" "$tmp/allowed" >"$tmp/rest"; mv "$tmp/rest" "$tmp/allowed"; fi
     done <"$tmp/lines"
-    port=$((PORT + 5))
-    strace -f -qq -e signal=none -o "$tmp/trace" "$fathom" serve --device cpu --model "$tmp/model" --packed-cache --port $port 2>"$tmp/traced.log" &
+    : >"$tmp/traced.log"
+    strace -f -qq -e signal=none -o "$tmp/trace" "$fathom" serve --device cpu --model "$tmp/model" --packed-cache --port 0 2>"$tmp/traced.log" &
     pids+=($!)
-    used=http://127.0.0.1:$port
-    wait_for curl -fs $used/ready || { cat "$tmp/traced.log"; return 1; }
+    wait_for is_ready "$tmp/traced.log" && lives || { cat "$tmp/traced.log"; return 1; }
+    used=http://127.0.0.1:$(port_in "$tmp/traced.log")
     body 8 | curl -sN -H 'Content-Type: application/json' --data-binary @- $used/v1/completions >/dev/null
     body 8 | sed 's/"stream":true/"stream":false/' | curl -s -H 'Content-Type: application/json' --data-binary @- $used/v1/completions >/dev/null
     head -c 900000 /dev/zero | tr '\0' '[' | curl -s -H 'Content-Type: application/json' --data-binary @- $used/v1/completions >/dev/null
