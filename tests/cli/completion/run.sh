@@ -72,23 +72,16 @@ fpath=($1 $fpath); autoload -Uz compinit; zmodload zsh/zpty
 zpty shell zsh -f -i
 zpty -w shell "fpath=($1 \$fpath); PS1=; autoload -Uz compinit; compinit -u -d $2; compadd() {
     local -a found; builtin compadd -O found \"\$@\"; print -rl -- offer:\$^found; builtin compadd \"\$@\" }
-    zstyle ':completion:*' list-prompt ''; LISTMAX=10000; print go"
+    all-offers() { print -r -- the''-end }; zle -N all-offers; bindkey '^X^E' all-offers
+    zstyle ':completion:*' list-prompt ''; LISTMAX=10000; print g''o"
 zpty -r shell line '*go*'
-zpty -n -w shell "$3"$'\t\t'
-# Until something is offered, and then until nothing more comes for a while.
-quiet=0 offered=
-for (( i = 0; i < 200 && quiet < 6; i++ )); do
-    sleep 0.1
-    while zpty -r -t shell line; do
-        print -r -- $line
-        [[ $line == *offer:* ]] && offered=1
-        quiet=0
-    done
-    [[ -n $offered ]] && (( quiet++ ))
-done
+# Keys are taken in turn, so the last one says that all has been offered.
+zpty -n -w shell "$3"$'\t\t\x18\x05'
+zpty -r shell line '*the-end*'
+print -r -- $line
 zpty -d shell
 EOF
-    zsh_offers() { timeout 30 zsh -f "$dir/offers.zsh" "$dir/functions" "$dir/dump" "$1" | tr -d '\r' | sed -n 's/.*offer://p'; }
+    zsh_offers() { timeout 300 zsh -f "$dir/offers.zsh" "$dir/functions" "$dir/dump" "$1" | tr -d '\r' | sed -n 's/.*offer://p'; }
     check zsh zsh_offers
 else
     echo "skipped completion in zsh: it is not installed"
