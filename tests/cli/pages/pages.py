@@ -55,8 +55,12 @@ class Pages:
 
     def serve(self, arguments):
         """Starts `fathom serve` on a free port, and waits until it is ready."""
-        log = tempfile.TemporaryFile(mode="w+", dir=self.folder)
-        server = subprocess.Popen(["fathom", "serve", *arguments, "--port", "0"], cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, stderr=log)
+        # Appended to: what is read here must not move the place where the server writes.
+        handle, path = tempfile.mkstemp(dir=self.folder)
+        log = open(handle, encoding="utf-8", errors="replace")
+        with open(path, "a", encoding="utf-8") as end_of_log:
+            server = subprocess.Popen(["fathom", "serve", *arguments, "--port", "0"], cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL,
+                                      stderr=end_of_log)
         end = time.monotonic() + LIMIT_S
         while time.monotonic() < end and server.poll() is None:
             log.seek(0)
