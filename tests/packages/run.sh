@@ -24,7 +24,7 @@ serves() { # PROGRAM MODEL
     local url
     : >"$tmp/log" # the log of the server before this one also says "ready"
     (cd "$tmp" && HOME=$tmp exec "$1" serve "$2" --device cpu --threads 1 --port 0 2>"$tmp/log") & server=$!
-    for _ in $(seq 600); do grep -q ' ready on ' "$tmp/log" && break; kill -0 $server 2>/dev/null || break; sleep 0.1; done
+    for _ in $(seq 1200); do grep -q ' ready on ' "$tmp/log" && break; kill -0 $server 2>/dev/null || break; sleep 0.1; done
     url=$(sed -n 's/.* ready on \(http[^ ]*\) after.*/\1/p' "$tmp/log")
     [ -n "$url" ] || { cat "$tmp/log"; return 1; }
     "$1" health "$url" --ready || return 1
@@ -102,7 +102,7 @@ if have dh && have dpkg-buildpackage; then
         }
         in_debian() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive sh -ec "$1"; }
         answers='rm -f /tmp/log; fathom serve --port 0 2>/tmp/log & server=$!
-            for i in $(seq 600); do grep -q " ready on " /tmp/log && break; sleep 0.1; done
+            for i in $(seq 1200); do grep -q " ready on " /tmp/log && break; sleep 0.1; done
             fathom health "$(sed -n "s/.* ready on \(http[^ ]*\) after.*/\1/p" /tmp/log)" --ready
             kill $server; wait $server; cat /tmp/log; grep -q " model $MODEL: " /tmp/log'
         if bare >"$tmp/out" 2>&1; then

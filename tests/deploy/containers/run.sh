@@ -56,7 +56,7 @@ serve_says() { # OPTIONS...: the log of a server that got ready, in $dir/err
     : >"$dir/err" # the log of the server before this one also says "ready"
     inside "$fathom" serve --device cpu --port 0 "$@" 2>"$dir/err" &
     server=$!
-    for _ in $(seq 300); do
+    for _ in $(seq 1200); do # the limit is for what never comes
         grep -q ' ready on ' "$dir/err" && break
         kill -0 $server 2>/dev/null || fail "the server ended"
         sleep 0.1
