@@ -64,6 +64,8 @@ count_lines() { # WORD
             printf "  [%d/%d] %s\n", ++n, total, name; fflush() }' >&2
 }
 export DEBIAN_FRONTEND=noninteractive
+# A download may fail, and another apt may be at work.
+patient="-o Acquire::Retries=5 -o DPkg::Lock::Timeout=600"
 
 if [ "$(id -u)" = 0 ]; then as=
 elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then as=sudo
@@ -71,9 +73,10 @@ else as=none
 fi
 if [ "$as" != none ]; then
     echo "installing with apt-get, about a minute:$missing" >&2
-    $as apt-get update -q >>"$log" 2>&1 || failed
     # shellcheck disable=SC2086
-    { $as apt-get install -y -q --no-install-recommends $missing 2>&1 && echo done >"$log.done"; } | count_lines "Setting up"
+    $as apt-get $patient update -q >>"$log" 2>&1 || failed
+    # shellcheck disable=SC2086
+    { $as apt-get $patient install -y -q --no-install-recommends $missing 2>&1 && echo done >"$log.done"; } | count_lines "Setting up"
     rm "$log.done" 2>/dev/null || failed
     exit 0
 fi
@@ -90,9 +93,9 @@ mkdir -p "$root/apt/lists/partial" "$root/apt/archives/partial"
 # The lists of packages and the archives are this folder's own; what is installed, the system says.
 own="-o Dir::State=$root/apt -o Dir::State::status=/var/lib/dpkg/status -o Dir::Cache=$root/apt -o Debug::NoLocking=1"
 # shellcheck disable=SC2086
-apt-get $own update -q >>"$log" 2>&1 || failed
+apt-get $own $patient update -q >>"$log" 2>&1 || failed
 # shellcheck disable=SC2086
-{ apt-get $own install -y -q --no-install-recommends --download-only $missing 2>&1 && echo done >"$log.done"; } | count_lines Get:
+{ apt-get $own $patient install -y -q --no-install-recommends --download-only $missing 2>&1 && echo done >"$log.done"; } | count_lines Get:
 rm "$log.done" 2>/dev/null || failed
 for d in "$root"/apt/archives/*.deb; do dpkg -x "$d" "$root"; done
 rm -rf "$root/apt"
