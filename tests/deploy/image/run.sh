@@ -80,11 +80,16 @@ has '! find / -xdev -name "*.c" -o -xdev -name "*.o" 2>/dev/null | grep -q fatho
 mapfile -t command < <(jq -r '(.Entrypoint + .Cmd)[]' <<<"$about")
 mapfile -t health < <(jq -r '.Healthcheck.Test[1:][]' <<<"$about")
 [ "${health[*]}" = "/usr/bin/fathom health" ] || fail "the health check is ${health[*]}"
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-url=http://127.0.0.1:$port
+url=http://127.0.0.1:1 # reserved, so no server listens there
 ! inside "${health[@]}" "$url" >"$dir/out" 2>&1 || fail "the health check finds a server where none is"
-buildah run --isolation chroot --network host --env FATHOM_PORT="$port" "$box" -- "${command[@]}" >"$dir/served" 2>&1 & server=$!
-for _ in $(seq 600); do grep -q ' ready on ' "$dir/served" && break; kill -0 $server 2>/dev/null || break; sleep 0.1; done
+for _ in $(seq 20); do # another program may take the port that was free
+    port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    url=http://127.0.0.1:$port
+    : >"$dir/served"
+    buildah run --isolation chroot --network host --env FATHOM_PORT="$port" "$box" -- "${command[@]}" >"$dir/served" 2>&1 & server=$!
+    for _ in $(seq 1200); do grep -q ' ready on ' "$dir/served" && break; kill -0 $server 2>/dev/null || break; sleep 0.1; done
+    grep -q 'Address already in use' "$dir/served" || break
+done
 grep -q "listening on http://0.0.0.0:$port" "$dir/served" || fail "the server does not listen to the outside: $(cat "$dir/served")"
 inside "${health[@]}" "$url" >"$dir/out" 2>&1 || fail "the health check does not find the server: $(cat "$dir/out")"
 inside "${health[@]}" "$url" --ready >"$dir/out" 2>&1 || fail "the server is not ready: $(cat "$dir/out")"
