@@ -1,7 +1,7 @@
 // Connections that lie about, and the port for probes: whoever holds connections open keeps nobody out.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Raw, exchange, freePort, parse, post } from "./lib/raw.mjs";
+import { Raw, exchange, freePort, hold, parse, post } from "./lib/raw.mjs";
 import { assertError } from "./lib/rows.mjs";
 import { Server, chunks, sleep, until, withServer } from "./lib/server.mjs";
 
@@ -54,7 +54,7 @@ test("no connection with a request in progress is closed for room", async () => 
         const streams = await open(s.port, 6, post("/v1/completions", text));
         const uploads = await open(s.port, 6, post("/v1/completions", text).slice(0, -1));
         const whole = await open(s.port, 4, post("/v1/completions", JSON.stringify({ ...body, max_tokens: 100 })));
-        await until("they run", async () => (await s.metrics())["vllm:num_requests_running"] === 10);
+        await until("they run", async () => (await s.metrics())["vllm:time_to_first_token_seconds_count"] === 10);
         const idle = await open(s.port, 60);
         assert.equal(await health(s.port), 200);
         for (const c of uploads) c.send("}");
@@ -140,11 +140,13 @@ test("connections that lie about on the admin port keep no probe out", async () 
 test("while it drains the admin port tells probes how it stands", async () => {
     const s = await Server.start(["--admin-port", "0", "--fake-us-per-token", "20000"]);
     const port = adminOf(s);
+    const held = await hold(s.port); // the drain does not end before it was asked about
     const stream = s.post("/v1/completions", { ...body, max_tokens: 100, stream: true });
-    await until("it runs", async () => (await s.metrics())["vllm:num_requests_running"] === 1);
+    await until("both are in", async () => (await s.metrics())['fathom_http_requests_total{route="/completions"}'] === 2);
     s.signal("SIGTERM");
     await until("not ready", async () => (await exchange(port, get("/ready"))).status === 503);
     assert.equal(await health(port), 200);
+    held.destroy();
     assert.equal(chunks((await stream).text).length, 100);
     await s.stop();
 });

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import net from "node:net";
 import { test } from "node:test";
+import { hold } from "./lib/raw.mjs";
 import { Server, binary, until, withServer } from "./lib/server.mjs";
 
 function health(...args) {
@@ -51,12 +52,11 @@ test("a server that is alive gives 0, under every spelling of its address", asyn
 
 test("a server that loads is alive and not ready; one that ends is neither ready nor, later, there", async () => {
     const s = await Server.start(["--fake-us-per-token", "20000"], { ready: true });
-    const stream = s.post("/v1/completions", { prompt: "Lord", max_tokens: 100, ignore_eos: true });
-    await until("it runs", async () => (await s.metrics())["vllm:num_requests_running"] === 1);
+    const held = await hold(s.port); // the drain does not end before it was asked about
     s.signal("SIGTERM");
     await until("it drains", () => /drain|shutting down|stopping/i.test(s.log));
     never(await health(s.url, "--ready"), /: 503/);
-    await stream;
+    held.destroy();
     await s.stop();
     never(await health(s.url), /Connection refused/);
 });

@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
+import { hold } from "./lib/raw.mjs";
 import { Server, sleep, until, withServer } from "./lib/server.mjs";
 
 const dir = mkdtempSync(path.join(tmpdir(), "fathom-notify-"));
@@ -47,7 +48,7 @@ const fields = (message) => Object.fromEntries(message.split("\n").map((line) =>
 for (const name of [path.join(dir, "socket"), `@fathom-test-${process.pid}`]) {
     test(`loading, ready, draining and the end are told on ${name[0] === "@" ? "an abstract address" : "a socket file"}`, { skip }, async () => {
         await withManager(name, async (said) => {
-            const s = await Server.start(["--fake-us-per-token", "10000"], { env: { NOTIFY_SOCKET: name } });
+            const s = await Server.start(["--fake-us-per-token", "20000"], { env: { NOTIFY_SOCKET: name } });
             await until("READY", () => said.some((m) => /^READY=1$/m.test(m)));
             assert.match(fields(said[0]).STATUS, /^loading .*models\/demo$/);
             assert.ok(Number(fields(said[0]).EXTEND_TIMEOUT_USEC) >= 10e6);
@@ -55,11 +56,13 @@ for (const name of [path.join(dir, "socket"), `@fathom-test-${process.pid}`]) {
             const ready = fields(said.find((m) => m.includes("READY")));
             assert.equal(ready.STATUS, `serving demo on ${s.url}`);
             assert.equal((await s.get("/ready")).status, 200);
+            const held = await hold(s.port); // the drain does not end before it was heard of
             const answer = s.post("/v1/completions", { prompt: "Lord", max_tokens: 30, ignore_eos: true });
-            await until("it runs", async () => (await s.metrics())["vllm:num_requests_running"] === 1);
+            await until("both are in", async () => (await s.metrics())['fathom_http_requests_total{route="/completions"}'] === 2);
             s.signal("SIGTERM");
             await until("STOPPING", () => said.some((m) => /^STOPPING=1$/m.test(m)));
             assert.equal(fields(said.find((m) => m.includes("STOPPING"))).STATUS, "draining");
+            held.destroy();
             assert.equal((await answer).status, 200, "what was running ends well");
             await s.stop();
             assert.ok(said.every((m) => !m.includes("WATCHDOG")), "nobody asked for signs of life");

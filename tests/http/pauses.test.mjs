@@ -3,7 +3,7 @@
 // hangs is found all the same.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Raw, parse, post } from "./lib/raw.mjs";
+import { Raw, hold, parse, post } from "./lib/raw.mjs";
 import { Server, chunks, events, sleep, until, withServer } from "./lib/server.mjs";
 
 const body = { model: "demo", prompt: "Lord", max_tokens: 100, temperature: 0, ignore_eos: true };
@@ -65,25 +65,24 @@ test("a pause cuts no connection: headers, body and idle time are counted withou
 });
 
 test("a request that waits for its first token is not given up because of a pause", async () => {
-    await withServer(["--max-running", "1", "--max-wait-seconds", "3", "--fake-us-per-token", "10000"], async (s) => {
-        const first = s.post("/v1/completions", { ...body, stream: true });
-        await until("it runs", async () => (await s.metrics())["vllm:num_requests_running"] === 1);
+    await withServer(["--max-running", "1", "--max-wait-seconds", "5", "--fake-us-per-token", "20000"], async (s) => {
+        const first = await hold(s.port);
         const second = s.post("/v1/completions", body);
         await until("it waits", async () => (await s.metrics())["vllm:num_requests_waiting"] === 1);
-        await pause(s, 5500);
+        await pause(s, 7500);
+        first.destroy();
         assert.equal((await second).status, 200);
-        said((await first).text);
     });
 });
 
 test("a drain goes on for --drain-seconds after a pause in it", async () => {
-    const s = await Server.start(["--drain-seconds", "4", "--fake-us-per-token", "20000"]);
-    const stream = s.post("/v1/completions", { ...body, stream: true });
-    await until("it runs", async () => (await s.metrics())["vllm:num_requests_running"] === 1);
+    const s = await Server.start(["--drain-seconds", "5", "--fake-us-per-token", "10000"]);
+    const stream = await hold(s.port, body);
     s.signal("SIGTERM");
     await sleep(100);
     await pause(s, 6500);
-    assert.equal(said((await stream).text).length, 100);
+    await stream.until((b) => parse(b)?.whole);
+    assert.equal(said(parse(stream.received).body).length, 100);
     await s.stop();
 });
 
@@ -99,6 +98,7 @@ test("an engine that hangs ends the process though the process pauses now and th
     }
     assert.equal(s.exit, null, "2.4 s of silence outside the pauses are within the bound");
     assert.equal((await s.ended).code, 1);
+    await c.until(null); // the end of the process may be heard of before its last bytes
     assert.equal(parse(c.received).whole, false);
     assert.match(s.log, /the engine has been silent for \d+ ms/);
     s.clean();

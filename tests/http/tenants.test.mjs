@@ -78,13 +78,13 @@ async function race(s, first, second) {
 }
 
 test("a better priority passes only with --client-priority", async () => {
-    const args = ["--max-running", "1", "--fake-us-per-token", "5000"];
+    const args = ["--max-running", "1", "--fake-us-per-token", "20000"];
     await start(args, async (s) => assert.deepEqual(await race(s, 5, -5), ["first", "second"]));
     await start([...args, "--client-priority"], async (s) => assert.deepEqual(await race(s, 5, -5), ["second", "first"]));
 });
 
 test("sequences and tokens of a key are counted, whatever requests they come in", async () => {
-    await start(["--max-sequences-per-key", "6", "--max-tokens-per-key", "3000", "--fake-us-per-token", "2000"], async (s) => {
+    await start(["--max-sequences-per-key", "6", "--max-tokens-per-key", "3000", "--fake-us-per-token", "20000"], async (s) => {
         const many = await s.post("/v1/completions", { ...body, n: 4, prompt: ["a", "b"] }, as("greedy"));
         assertError(many, 429, { type: "rate_limit_error", code: "rate_limit_exceeded" });
         assert.match(many.json.error.message, /8 more; it may have 6/);
@@ -103,7 +103,7 @@ test("sequences and tokens of a key are counted, whatever requests they come in"
 });
 
 test("a greedy key hears 429 while another is served, and no 503", async () => {
-    await start(["--max-running", "4", "--max-queue", "60", "--fake-us-per-token", "2000"], async (s) => {
+    await start(["--max-running", "4", "--max-queue", "60", "--fake-us-per-token", "20000"], async (s) => {
         const held = [];
         let refused = 0;
         for (let i = 0; i < 12; i++) {

@@ -1,6 +1,7 @@
 // Bytes in, bytes out: for requests that no HTTP library would send.
+import { readFileSync, readdirSync, readlinkSync } from "node:fs";
 import net from "node:net";
-import { PATIENCE, sleep } from "./server.mjs";
+import { PATIENCE, sleep, until, valuesOf } from "./server.mjs";
 
 export class Raw {
     received = Buffer.alloc(0);
@@ -46,7 +47,48 @@ export class Raw {
     rst() { this.socket.resetAndDestroy(); }
 }
 
-// A port that was free a moment ago, for programs that cannot be asked which one they took.
+// A stream of a paced server that runs until it is destroyed: whatever needs a running request takes its time.
+export async function hold(port, body = {}, headers = "") {
+    const c = await Raw.open(port);
+    c.send(post("/v1/completions", JSON.stringify({ prompt: "Lord", max_tokens: 900, temperature: 0, ignore_eos: true, stream: true, ...body }), headers));
+    await c.until((b) => b.includes("data: "));
+    return c;
+}
+
+// One completion between two pages of metrics, all sent at once over one connection: what the server did meanwhile,
+// however late we are ourselves. { status, text, json, before, after }
+export async function metered(port, body, headers = "") {
+    const c = await Raw.open(port), page = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    const answers = (b) => {
+        const all = [];
+        for (let r = parse(b); r?.whole && all.length < 3; r = parse(Buffer.from(r.rest, "latin1"))) all.push(r);
+        return all;
+    };
+    c.send(page + post("/v1/completions", JSON.stringify(body), headers) + page);
+    await c.until((b) => answers(b).length === 3);
+    c.destroy();
+    const [before, answer, after] = answers(c.received);
+    return { status: answer.status, text: answer.body, json: JSON.parse(answer.body), before: valuesOf(before.body), after: valuesOf(after.body) };
+}
+
+// The TCP port that a child took for itself (it was told 0), where no log says which; null once it ended.
+export async function portOf(child) {
+    const taken = await until("a port that it listens on", () => {
+        if (child.exitCode !== null || child.signalCode !== null) return { port: null };
+        const proc = `/proc/${child.pid}`;
+        try {
+            const links = readdirSync(`${proc}/fd`).map((fd) => readlinkSync(`${proc}/fd/${fd}`));
+            for (const line of readFileSync(`${proc}/net/tcp`, "utf8").split("\n").slice(1)) {
+                const [, local, , state, , , , , , inode] = line.trim().split(/\s+/);
+                if (state === "0A" && links.includes(`socket:[${inode}]`)) return { port: parseInt(local.split(":")[1], 16) };
+            }
+        } catch { /* a descriptor was closed meanwhile, or the process ended: look again */ }
+        return null;
+    });
+    return taken.port;
+}
+
+// A port that was free a moment ago: another program may have it by now. Better let the program take port 0.
 export function freePort() {
     return new Promise((done) => {
         const probe = net.createServer().listen(0, "127.0.0.1", () => {

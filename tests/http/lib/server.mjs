@@ -34,6 +34,16 @@ export async function until(what, test) {
     }
 }
 
+// The values of a page of metrics, by name and labels.
+export function valuesOf(page) {
+    const values = {};
+    for (const line of page.split("\n")) {
+        const m = /^([^\s{]+)(\{[^}]*\})? (\S+)$/.exec(line);
+        if (m && !line.startsWith("#")) values[m[1] + (m[2] ?? "").replace(/model_name="[^"]*",engine="0",?/, "").replace("{}", "")] = Number(m[3]);
+    }
+    return values;
+}
+
 export class Server {
     log = "";
     shared = false; // a table's server, which the table itself ends
@@ -96,14 +106,7 @@ export class Server {
     get(target, options) { return this.request("GET", target, options); }
     post(target, body, options) { return this.request("POST", target, { body, ...options }); }
 
-    async metrics() {
-        const values = {};
-        for (const line of (await this.get("/metrics")).text.split("\n")) {
-            const m = /^([^\s{]+)(\{[^}]*\})? (\S+)$/.exec(line);
-            if (m && !line.startsWith("#")) values[m[1] + (m[2] ?? "").replace(/model_name="[^"]*",engine="0",?/, "").replace("{}", "")] = Number(m[3]);
-        }
-        return values;
-    }
+    async metrics() { return valuesOf((await this.get("/metrics")).text); }
 
     // Running and waiting sequences, past the 100 ms for which a page is kept.
     async idle() {

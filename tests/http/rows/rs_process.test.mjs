@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { readFileSync, readdirSync } from "node:fs";
 import { test } from "node:test";
-import { Raw, freePort, parse, post } from "../lib/raw.mjs";
+import { Raw, hold, parse, portOf, post } from "../lib/raw.mjs";
 import { Table, assertError } from "../lib/rows.mjs";
 import { Server, binary, chunks, demo, events, root, sleep, slow, until } from "../lib/server.mjs";
 
@@ -85,10 +85,10 @@ r.row("R6", "descriptors run short: no spin, and it recovers", async () => {
     assert.ok(!/Sanitizer|runtime error|alert/.test(log));
 }, { differs: "no spare descriptor for a 503: connections are capped below the limit at start, so accept never meets EMFILE and newcomers wait in the backlog" });
 r.row("R7", "the log's disk is full: serving goes on, lost lines are counted", async () => {
-    const port = await freePort();
-    const child = spawn("bash", ["-c", `exec "${binary}" serve --model "${demo}" --device fake --port ${port} 2>/dev/full`], { cwd: root });
+    const child = spawn("bash", ["-c", `exec "${binary}" serve --model "${demo}" --device fake --port 0 2>/dev/full`], { cwd: root });
+    const port = await portOf(child);
     const get = (path) => new Promise((done) => {
-        const c = spawn("curl", ["-s", "-m", "5", `http://127.0.0.1:${port}${path}`]);
+        const c = spawn("curl", ["-s", "-m", "60", `http://127.0.0.1:${port}${path}`]);
         let text = "";
         c.stdout.on("data", (d) => { text += d; });
         c.on("close", () => done(text));
@@ -180,15 +180,15 @@ s.row("S6", "SIGUSR1 writes the state to the log, SIGUSR2 the stack of the loop"
 s.row("S7", "SIGKILL", async () => {}, { skip: "streams.test.mjs: kill -9 … and the next start needs no clean-up" });
 s.row("S8", "SIGSTOP, then SIGCONT: late connections expire, others go on", async () => {
     const one = await Server.start(["--header-seconds", "1", "--fake-us-per-token", "5000", "--hang-seconds", "60"]);
-    const stream = one.post("/v1/completions", { ...body, max_tokens: 200, stream: true });
+    const stream = await hold(one.port, { max_tokens: 200 });
     const quiet = await Raw.open(one.port);
-    await until("it runs", async () => (await one.metrics())["vllm:num_requests_running"] === 1);
     one.child.kill("SIGSTOP");
     await sleep(2500);
     one.child.kill("SIGCONT");
     await quiet.until(null);
     assert.ok(quiet.closed);
-    assert.equal(chunks((await stream).text).length, 200);
+    await stream.until((b) => parse(b)?.whole);
+    assert.equal(chunks(parse(stream.received).body).length, 200);
     await one.stop();
 }, { differs: "2.5 s for 60: deadlines are set shorter in proportion" });
 s.row("S9", "SIGSEGV in the engine: clients see a cut stream", async () => {
