@@ -2,20 +2,17 @@
 import "./binary.mjs";
 import { existsSync, readdirSync } from "node:fs";
 import path from "node:path";
-import { Server, sleep } from "../../http/lib/server.mjs";
+import { PATIENCE, Server, sleep } from "../../http/lib/server.mjs";
 import { probe } from "./probe.mjs";
 
 export const fileOf = (dir) => path.join(dir, "fathom-packed.bin");
 export const temporaries = (dir) => readdirSync(dir).filter((f) => /fathom-packed.*tmp/.test(f) || /tmp.*fathom-packed/.test(f));
 
-// Each start measures which kernels are the fastest, and their last digits differ: where answers of
-// several starts are compared, all run those that the first one took.
-let kernels = [];
-
-// { answers, log }: one start and stop. patience: ms until a server that is not ready is given up.
-export async function life(dir, { args = [], patience = 30000, env = {} } = {}) {
-    const s = await Server.start(["--packed-cache", ...kernels, ...args], { device: "cpu", model: dir, ready: false, env });
-    const end = Date.now() + patience;
+// { answers, log, kernels }: one start and stop. Each start measures which kernels are the fastest, and their last
+// digits differ: where answers of several starts are compared, the others are given the kernels of the first.
+export async function life(dir, { kernels } = {}) {
+    const s = await Server.start(["--packed-cache", ...(kernels ? ["--kernels", kernels] : [])], { device: "cpu", model: dir, ready: false });
+    const end = Date.now() + PATIENCE;
     let ready = false;
     while (!ready && !s.exit && Date.now() < end) {
         ready = (await s.get("/ready").catch(() => ({}))).status === 200;
@@ -29,6 +26,5 @@ export async function life(dir, { args = [], patience = 30000, env = {} } = {}) 
     // The file may be written beside the first requests.
     for (let i = 0; i < 40 && !existsSync(fileOf(dir)); i++) await sleep(50);
     await s.stop();
-    if (kernels.length === 0) kernels = ["--kernels", /kernels (\w+),/.exec(s.log)[1]];
-    return { answers, log: s.log };
+    return { answers, log: s.log, kernels: /kernels (\w+),/.exec(s.log)[1] };
 }

@@ -9,6 +9,6 @@ export async function whole() {
     for (const put of [(f) => execFileSync("mkfifo", [f]), (f) => mkdirSync(f), (f) => symlinkSync("/nowhere/at/all", f), (f) => symlinkSync("/dev/zero", f)]) {
         const dir = copyOfDemo();
         put(fileOf(dir));
-        await life(dir, { patience: 15000 });
+        await life(dir);
     }
 }

@@ -6,9 +6,9 @@ import { fileOf, life } from "../../lib/packed.mjs";
 export const title = "a bit flipped anywhere in the packed weights changes no answer";
 
 export async function whole(record) {
-    const dir = copyOfDemo(), { answers } = await life(dir);
+    const dir = copyOfDemo(), { answers, kernels } = await life(dir);
     const good = readFileSync(fileOf(dir)), wrong = [];
-    assert.equal((await life(dir)).answers, answers, "the packed weights answer as the model does");
+    assert.equal((await life(dir, { kernels })).answers, answers, "the packed weights answer as the model does");
     for (const [what, change] of [
         ["the exponents of a page's middle", (b) => { for (let at = 4096 * 5 + 2048; at < 4096 * 5 + 2304; at++) b[at] ^= 0x40; }],
         ["one bit of every page, away from its beginning", (b) => { for (let at = 4096 + 1003; at < b.length; at += 4096) b[at] ^= 0x40; }],
@@ -21,7 +21,7 @@ export async function whole(record) {
         const bad = Buffer.from(good);
         writeFileSync(fileOf(dir), change(bad)?.length < good.length ? change(bad) : bad);
         try {
-            const again = await life(dir);
+            const again = await life(dir, { kernels });
             record(`${what}: ${again.answers === answers ? "same answers" : "OTHER ANSWERS"}; ${/damaged/.test(again.log) ? "told of" : "not told of"}`);
             if (again.answers !== answers) wrong.push(what);
         } catch (error) {
