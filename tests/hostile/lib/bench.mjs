@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import path from "node:path";
-import { Raw, exchange, freePort, parse, post } from "../../http/lib/raw.mjs";
+import { Raw, exchange, parse, post } from "../../http/lib/raw.mjs";
 import { Server, binary, chunks, demo, events, sleep, until } from "../../http/lib/server.mjs";
 import { Monitor } from "./monitor.mjs";
 import { temporary } from "./models.mjs";
@@ -94,15 +94,15 @@ export async function settled(s, before, headers = {}, patience = SETTLES) {
 
 export async function start(def) {
     const args = typeof def.args === "function" ? def.args(option) : [...(def.args ?? [])];
-    let adminPort;
     if (def.keys) {
         const file = path.join(temporary(), "keys");
         writeFileSync(file, Object.entries(KEYS).map(([name, key]) => `${key} ${name}\n`).join(""));
         args.push("--api-key-file", file);
     }
-    if (def.admin && option("--admin-port")) args.push("--admin-port", String(adminPort = await freePort()));
+    if (def.admin && option("--admin-port")) args.push("--admin-port", "0");
     const s = await Server.start(args, { device: def.device ?? "cpu", env: def.env ?? {}, model: def.model ?? demo });
-    s.adminPort = adminPort;
+    const admin = /health, readiness and metrics on http:\/\/[^\s:]+:(\d+)/.exec(s.log);
+    if (admin) s.adminPort = Number(admin[1]);
     s.expected = def.expectedLog;
     return s;
 }

@@ -2,16 +2,16 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import "../../lib/binary.mjs";
 import { binary, demo, sleep } from "../../../http/lib/server.mjs";
-import { Raw, exchange, freePort, post } from "../../../http/lib/raw.mjs";
+import { Raw, portOf, post } from "../../../http/lib/raw.mjs";
 
 export const title = "a process allowed 64 descriptors answers as far as they go and all again afterwards";
 
 export async function whole() {
-    const port = await freePort();
-    const child = spawn("bash", ["-c", "ulimit -n 64; exec \"$0\" \"$@\"", binary, "serve", "--model", demo, "--device", "fake", "--port", String(port)], { stdio: ["ignore", "ignore", "pipe"] });
+    const child = spawn("bash", ["-c", "ulimit -n 64; exec \"$0\" \"$@\"", binary, "serve", "--model", demo, "--device", "fake", "--port", "0"], { stdio: ["ignore", "ignore", "pipe"] });
     let log = "";
     child.stderr.on("data", (d) => { log += d; });
     const end = new Promise((done) => child.on("close", (code, signal) => done({ code, signal })));
+    let port = null;
     const get = () => Promise.race([sleep(3000), probe()]);
     const probe = async () => {
         const c = await new Promise((done) => { Raw.open(port).then(done); sleep(1000).then(() => done(null)); });
@@ -22,6 +22,7 @@ export async function whole() {
         return Number(/HTTP\/1.1 (\d+)/.exec(c.received.toString())?.[1] ?? 0);
     };
     try {
+        port = await portOf(child);
         let ready = 0;
         for (let i = 0; i < 60 && ready !== 200 && child.exitCode === null; i++) {
             await sleep(100);

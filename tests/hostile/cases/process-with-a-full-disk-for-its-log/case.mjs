@@ -4,7 +4,7 @@ import { openSync } from "node:fs";
 import http from "node:http";
 import "../../lib/binary.mjs";
 import { binary, demo, sleep } from "../../../http/lib/server.mjs";
-import { exchange, freePort, post } from "../../../http/lib/raw.mjs";
+import { exchange, portOf, post } from "../../../http/lib/raw.mjs";
 
 export const title = "a log that cannot be written does not end the server, nor an answer";
 
@@ -14,10 +14,11 @@ const status = (port) => new Promise((done) => {
 });
 
 export async function whole() {
-    const full = openSync("/dev/full", "w"), port = await freePort();
-    const child = spawn(binary, ["serve", "--model", demo, "--device", "fake", "--port", String(port)], { stdio: ["ignore", full, full] });
+    const full = openSync("/dev/full", "w");
+    const child = spawn(binary, ["serve", "--model", demo, "--device", "fake", "--port", "0"], { stdio: ["ignore", full, full] });
     const end = new Promise((done) => child.on("close", (code, signal) => done({ code, signal })));
     try {
+        const port = await portOf(child);
         for (let ready = 0; ready !== 200 && child.exitCode === null;) {
             await sleep(50);
             ready = await status(port);
