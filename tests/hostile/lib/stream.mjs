@@ -1,8 +1,10 @@
 // A client that reads a stream and notes, for every piece, what the server's busiest thread
 // computed since the piece before: how long others made it wait, whatever else the machine does.
+// A piece may lie here unread while this thread does something else or waits for a processor: as
+// long as that, the server's threads computed for whatever came behind the piece.
 import net from "node:net";
 import { post, parse } from "../../http/lib/raw.mjs";
-import { busiest, threads } from "./proc.mjs";
+import { busiest, self, threads } from "./proc.mjs";
 
 export class Stream {
     parts = [];
@@ -28,12 +30,13 @@ export class Stream {
     }
 
     note() {
-        const now = threads(this.pid), at = performance.now();
+        const now = threads(this.pid), at = performance.now(), late = performance.eventLoopUtilization().active + self().waited;
         if (this.last) {
-            this.gaps.push(busiest(this.last, now));
+            this.gaps.push(Math.max(0, busiest(this.last, now) - (late - this.late)));
             this.walls.push(at - this.at);
         }
         this.last = now;
+        this.late = late;
         this.at = at;
     }
 
