@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { test } from "node:test";
 import { textEvent } from "./mock.js";
-import { ask, END, ended, finish, kind, openSettings, skip, text, usage, withPage } from "./rig.js";
+import { ask, END, ended, finish, kind, openSettings, skip, still, text, usage, withPage } from "./rig.js";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
@@ -31,7 +31,7 @@ test("axe finds nothing in light, dark and on a phone, in every kind, with setti
                 await ask(page, "Ann's friend is", how);
                 await page.check("#numbers");
                 await openSettings(page);
-                await page.waitForTimeout(300); // the bars have grown
+                await still(page); // the bars have grown, and tokens that were drafted have their colours
                 assert.ok(await page.locator("#draft-key").isVisible(), "the key to drafted text is looked at, too");
                 assert.deepEqual(await violations(page), [], `${how} ${JSON.stringify(view)}`);
             }
@@ -65,7 +65,7 @@ test("all text keeps a contrast of 4.5 at every depth, light and dark", { skip }
             await openSettings(page);
             await ask(page, "x", "completion");
             await page.mouse.move(0, 0);
-            await page.waitForTimeout(300);
+            await still(page);
             const found = await page.evaluate(ratio);
             assert.ok(found.length > 60);
             assert.deepEqual(found.filter(([r]) => r < 4.5), [], dark ? "dark" : "light");

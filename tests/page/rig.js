@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { after, before } from "node:test";
 import { openBrowser, skip } from "./browser.js";
 import { startMock } from "./mock.js";
+import { until } from "../http/lib/server.mjs";
 
 export { skip };
 
@@ -31,6 +32,10 @@ export const finish = (reason, more) => `data: ${JSON.stringify({ choices: [{ in
 export const END = "data: [DONE]\n\n";
 
 export const ended = (page) => page.waitForFunction(() => /^(Done|Failed|Stopped)/.test(document.getElementById("status").textContent));
+/** Until nothing that the page asked for is on its way. */
+export const answered = (page) => until("the answers to all requests of the page", () => page.asked.open === 0);
+/** Until nothing on the page grows or changes its colour any more. */
+export const still = (page) => page.waitForFunction(() => document.getAnimations().length === 0);
 export const text = (page, id) => page.locator(`#${id}`).innerText();
 export const kind = (page, value) => page.check(`input[value=${value}]`, { force: true });
 export const openSettings = (page) => page.locator("#settings").evaluate((e) => (e.open = true));
