@@ -51,6 +51,11 @@ static void put_message(buf *script, const char *text) {
              "set xtics nomirror\nset ytics nomirror\nset tics textcolor rgb '" GNUPLOT_INK "'\n");
 }
 
+/* Three digits, or all before the point: %g alone would write 1.23e+03. */
+static void write_time(char *out, size_t n, double time, const char *unit) {
+    (void)snprintf(out, n, time < 100 ? "%.3g %s" : "%.0f %s", time, unit);
+}
+
 static void put_distribution(buf *script, const char *name, const char *what,
                              const bench_series *series, const char *unit) {
     size_t joined = count_one_read(series), n = series->count;
@@ -59,10 +64,10 @@ static void put_distribution(buf *script, const char *name, const char *what,
     char title[120];
     int len = snprintf(title, sizeof title, "%s", what);
     if (n > 0) {
-        char median[40] = "in one read";
-        if (p50 >= ONE_READ_MS) (void)snprintf(median, sizeof median, "%.3g ms", p50);
-        (void)snprintf(title + len, sizeof title - (size_t)len, ": p50 %s, p99 %.3g ms", median,
-                       p99);
+        char median[40] = "in one read", most[40];
+        if (p50 >= ONE_READ_MS) write_time(median, sizeof median, p50, "ms");
+        write_time(most, sizeof most, p99, "ms");
+        (void)snprintf(title + len, sizeof title - (size_t)len, ": p50 %s, p99 %s", median, most);
     }
     gnuplot_set(script, "title", title);
     buf_puts(script, "set xrange [*:*]\nset yrange [0:100]\nset xlabel 'ms'\n");
@@ -171,8 +176,10 @@ void bench_plot_begin(buf *script, const char *path, gnuplot_size size, uint32_t
 }
 
 static void put_load(buf *out, const bench_opts *opts, const bench_stats *stats) {
-    buf_printf(out, "%zu of %llu requests in %.3g s, ", stats->completed,
-               (unsigned long long)opts->n_prompts, stats->duration_s);
+    char took[40];
+    write_time(took, sizeof took, stats->duration_s, "s");
+    buf_printf(out, "%zu of %llu requests in %s, ", stats->completed,
+               (unsigned long long)opts->n_prompts, took);
     if (opts->ramp) buf_printf(out, "%g to %g requests/s", opts->ramp_start, opts->ramp_end);
     else if (isinf(opts->rate) && opts->max_concurrency)
         buf_puts(out, "each sent when another has ended");

@@ -10,17 +10,19 @@ import { bench, benchJson } from "./run.js";
 
 test("--plot draws its four panels", { skip: spawnSync("gnuplot", ["--version"]).error && "needs gnuplot (Debian: gnuplot-nox)" }, async () => {
     await withMock(
-        () => stream(4, 5, 2, (i) => [i + 1]),
+        () => stream(4, 1050, 2, (i) => [i + 1]),
         async (mock) => {
+            let seconds;
             for (const name of ["p.svg", "p.png"]) {
-                const r = await bench(["--url", mock.url, "--num-prompts", "4", "--plot", join(dir, name), ...small]);
+                const r = await benchJson(["--url", mock.url, "--num-prompts", "4", "--plot", join(dir, name), ...small]);
                 assert.equal(r.code, 0, r.errors);
                 assert.ok(existsSync(join(dir, name)));
+                if (name === "p.svg") seconds = r.json.duration;
             }
             const svg = readFileSync(join(dir, "p.svg"), "utf8");
-            for (const title of [
-                /Time to first token: p50 [\d.]+ ms, p99 [\d.]+ ms/, /Inter-token latency: p50 /, /Output tokens per second/,
-                /too short for a rate over time/, /Depth of tokens: mean 2.50 loops/, />p99</,
+            for (const title of [ // a busy machine may take long enough for a rate
+                /Time to first token: p50 \d{4,} ms, p99 \d{4,} ms/, /Inter-token latency: p50 /, /Output tokens per second/,
+                ...(seconds < 2 ? [/too short for a rate over time/] : []), /Depth of tokens: mean 2.50 loops/, />p99</,
                 />demo at http:|>mock at http:/, /UTC, 4 of 4 requests in [\d.]+ s, all sent at once/,
             ]) {
                 assert.match(svg, title);
@@ -33,7 +35,7 @@ test("--plot draws its four panels", { skip: spawnSync("gnuplot", ["--version"])
 test("--plot says that several tokens came in one read, and that there is no depth", { skip: spawnSync("gnuplot", ["--version"]).error && "needs gnuplot (Debian: gnuplot-nox)" }, async () => {
     function* burst() {
         yield tokenEvent("a") + tokenEvent("b") + tokenEvent("c");
-        yield 50;
+        yield 2000; // a reader that is late has read the others, too
         yield tokenEvent("d");
         yield DONE;
     }
