@@ -18,10 +18,10 @@ export async function withMock(script, use, pages) {
     }
 }
 
-/** n tokens, `first` ms before the first and `gap` ms between. */
-export function* stream(n, first = 0, gap = 0, depth = () => undefined) {
+/** n tokens, `first` ms before the first, `gap` ms between, and `last` ms before the last of several. */
+export function* stream(n, first = 0, gap = 0, depth = () => undefined, last = gap) {
     for (let i = 0; i < n; i++) {
-        yield i === 0 ? first : gap;
+        yield i === 0 ? first : i === n - 1 ? last : gap;
         yield tokenEvent(` t${i}`, depth(i));
     }
     yield usageEvent(7, n);
