@@ -19,6 +19,9 @@ typedef struct {
 
 /* Fails the test for each row above its bounds. `what` names the reader of the input. */
 void check_costs(const char *what, const cost_row *rows, size_t n);
+/* The same where a KB gets dearer between the usual sizes by right: the processor's caches hold the
+ * small one alone, or a limit is met in between. Both sizes are so many times larger. */
+void check_costs_at(size_t times, const char *what, const cost_row *rows, size_t n);
 /* Appends the unit until the text has n bytes. */
 void cost_repeat(buf *text, const char *unit, size_t n);
 /* The same between a head and a tail. */

@@ -116,8 +116,6 @@ static void letters(buf *text, size_t size) {
 
 static const cost_row json_rows[] = {
     {"numbers, the list not closed", 1500, broken_numbers, NULL, read_json},
-    {"empty objects and lists, not closed", 1500, broken_objects, NULL, read_json},
-    {"empty objects and lists", 1500, whole_objects, NULL, read_json},
     {"keys, the last one twice", 1500, key_twice, NULL, read_json},
     {"keys, the object not closed", 1500, keys, NULL, read_json},
     {"nests of 60 objects, not closed", 1500, nests, NULL, read_json},
@@ -131,8 +129,17 @@ static const cost_row json_rows[] = {
     {"one word of letters", 300, letters, NULL, read_json},
 };
 
+/* Many small blocks of memory for each KB. */
+static const cost_row empty_rows[] = {
+    {"empty objects and lists, not closed", 1500, broken_objects, NULL, read_json},
+    {"empty objects and lists", 1500, whole_objects, NULL, read_json},
+};
+
+enum { BEYOND_CACHES = 8 };
+
 Test(costs, json_costs_its_size_whether_it_is_whole_or_broken) {
     check_costs("json_parse", json_rows, ARRAY_LEN(json_rows));
+    check_costs_at(BEYOND_CACHES, "json_parse", empty_rows, ARRAY_LEN(empty_rows));
 }
 
 /* ---- model files ---- */
@@ -319,17 +326,27 @@ static void long_enum(buf *text, size_t size) {
     buf_puts(text, "]}}}}");
 }
 
-/* 40 bytes for each property, 400 to an object. */
-static void many_properties(buf *text, size_t size) {
+/* 400 to an object, `padding` bytes longer than need be. */
+static void put_properties(buf *text, size_t size, int padding) {
     schema_of(text, "{\"type\":\"array\",\"prefixItems\":[");
     for (size_t i = 0; text->len < size; i++) {
         if (i % 400 == 0) {
             buf_puts(text, i ? "}}," : "");
             buf_puts(text, "{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{");
         }
-        buf_printf(text, "%s\"k%zu\":{\"type\":\"string\"}", i % 400 ? "," : "", i);
+        buf_printf(text, "%s\"k%zu\":{\"type\":\"string\"%*s}", i % 400 ? "," : "", i, padding, "");
     }
     buf_puts(text, "}}]}}}}");
+}
+
+/* Fewer than a grammar may have. */
+static void some_properties(buf *text, size_t size) {
+    put_properties(text, size, 140);
+}
+
+/* From 64 KB on more than a grammar may have, which is noticed at a cost of its own. */
+static void many_properties(buf *text, size_t size) {
+    put_properties(text, size, 0);
 }
 
 static void many_references(buf *text, size_t size) {
@@ -378,10 +395,14 @@ static const cost_row chat_rows[] = {
     {"calls in a message", 3000, many_calls, NULL, parse_request},
     {"128 tools, one of them forced", 3000, many_tools, NULL, parse_request},
     {"schema: an enum of 512", 3000, long_enum, NULL, parse_request},
-    {"schema: properties", 3000, many_properties, NULL, parse_request},
+    {"schema: properties", 3000, some_properties, NULL, parse_request},
     {"schema: a chain of references", 3000, many_references, NULL, parse_request},
     {"schema: annotations", 3000, annotations, NULL, parse_request},
 };
+
+enum { BEYOND_LIMIT = 4 };
+static const cost_row properties_row = {"schema: too many properties", 3000, many_properties, NULL,
+                                        parse_request};
 
 static const cost_row responses_rows[] = {
     {"1000 items", 3000, many_items, NULL, parse_request},
@@ -394,6 +415,7 @@ Test(costs, a_request_costs_its_size_on_every_route) {
     check_costs("completion", completion_rows, ARRAY_LEN(completion_rows));
     parsing = &api_dialect_chat;
     check_costs("chat", chat_rows, ARRAY_LEN(chat_rows));
+    check_costs_at(BEYOND_LIMIT, "chat", &properties_row, 1);
     parsing = &api_dialect_responses;
     check_costs("responses", responses_rows, ARRAY_LEN(responses_rows));
 }
