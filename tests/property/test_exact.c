@@ -20,8 +20,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-TestSuite(exact_property, .fini = fail_on_leaks, .timeout = 600);
-TestSuite(collapse_property, .fini = fail_on_leaks, .timeout = 600);
+TestSuite(exact_property, .fini = fail_on_leaks, .timeout = HANGS_S);
+TestSuite(collapse_property, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 enum { MACHINES = 25, REQUESTS = 40, MOST_PROMPT = 90, MOST_TOKENS = 24, MOST_LOOPS = 4 };
 

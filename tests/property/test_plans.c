@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-TestSuite(plans_property, .fini = fail_on_leaks, .timeout = 600);
+TestSuite(plans_property, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 enum { PLANS = 500, MOST_REQUESTS = 5, MOST_PROMPT = 40, MOST_TOKENS = 8, MOST_VOCAB = 70 };
 enum { MOST_POSITIONS = MOST_PROMPT + MOST_TOKENS, MOST_LOOPS = 12 };
@@ -402,14 +402,23 @@ static bool most_are_judged(const tally *sum) {
     return (sum->close + sum->unstable) * 10 < sum->requests;
 }
 
+/* NULL: every part was met. */
+static const char *part_not_met(const plans_parts *parts) {
+    for (uint32_t i = 0; i < parts->n; i++) {
+        if (parts->counts[i] == 0) return parts->names[i];
+    }
+    return NULL;
+}
+
 Test(plans_property, any_plan_in_any_company_gives_what_the_plain_model_gives_alone) {
     uint64_t seed = number_from("FATHOM_SEED", clock_ns() & 0xffffffff),
              n = number_from("FATHOM_PLANS", PLANS);
     tally sum = {0};
     if (n == 1) show(seed);
-    /* Of many plans 7 % are not. A run of PLANS may have more by chance, and goes on. */
+    /* Of many plans 7 % are not judged, and one in 50 preempts. A run of PLANS may have more of the
+     * first or none of the second by chance, and goes on. */
     uint64_t most = n < PLANS ? n : 8 * n, ran = 0;
-    for (; ran < n || (ran < most && !most_are_judged(&sum)); ran++)
+    for (; ran < n || (ran < most && (!most_are_judged(&sum) || part_not_met(&sum.parts))); ran++)
         run_plan(seed + ran, &sum);
     fprintf(stderr,
             "FATHOM_SEED=%" PRIu64 ": %" PRIu64 " plans, %" PRIu64 " requests (%" PRIu64
@@ -419,7 +428,6 @@ Test(plans_property, any_plan_in_any_company_gives_what_the_plain_model_gives_al
             sum.worst_seed);
     if (n < PLANS) return;
     cr_assert(most_are_judged(&sum), "most requests must be judged");
-    for (uint32_t i = 0; i < sum.parts.n; i++)
-        cr_assert_gt(sum.parts.counts[i], 0, "not one of %" PRIu64 " plans had: %s", ran,
-                     sum.parts.names[i]);
+    const char *part = part_not_met(&sum.parts);
+    cr_assert_null(part, "not one of %" PRIu64 " plans had: %s", ran, part ? part : "");
 }
