@@ -147,6 +147,7 @@ static double tokens_per_ms(uint32_t max_flights, ahead_rule rule, uint32_t n) {
     sched_opts opts = rig_opts(KV_LAST);
     sched_rig rig = rig_open(&fake, &opts);
     rig.sched->ahead.rule = rule;
+    rig.sched->host_is_free = true; /* a pause of the process is no host time */
     uint32_t prompt[4];
     for (uint32_t i = 0; i < n; i++) {
         sched_request req = rig_request(prompt, 4, 300, i);
