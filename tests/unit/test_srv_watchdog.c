@@ -16,13 +16,18 @@ static void busy_ms(unsigned ms) {
         (void)usleep(1000);
 }
 
-enum { PATIENCE_MS = 120000 }; /* limit of a wait in case of a bug; judges no speed */
+enum { MOST_MS = 600000 }; /* limit of a wait in case of a bug; judges no speed */
 
-/* Stays busy until file has text, and 1.5 s longer for a second report. */
+/* A watchdog looks four times in this time. */
+enum { PATIENCE_MS = 4000 };
+
+/* Stays busy until file has text, and two looks longer for a second report. A watchdog that
+ * oversleeps (the whole process may have stood still) begins anew, and may rightly tell a second
+ * time when PATIENCE_MS have passed since: that is later. */
 static void stall_until_told(FILE *file) {
-    for (unsigned ms = 0; ms < PATIENCE_MS && lseek(fileno(file), 0, SEEK_END) == 0; ms += 10)
+    for (unsigned ms = 0; ms < MOST_MS && lseek(fileno(file), 0, SEEK_END) == 0; ms += 10)
         busy_ms(10);
-    busy_ms(1500);
+    busy_ms(PATIENCE_MS * 5 / 8);
 }
 
 /* Text on stderr from a watchdog over a stall (n_turns 0), or over n_turns of 5 ms. */
@@ -51,7 +56,7 @@ static size_t watched(double patience_s, unsigned n_turns, char *said, size_t ro
 
 Test(srv_watchdog, a_stall_is_told_once_with_the_stack_it_stands_in) {
     char said[8192];
-    (void)watched(0.5, 0, said, sizeof said);
+    (void)watched(PATIENCE_MS * 1e-3, 0, said, sizeof said);
     const char *line = strstr(said, "the event loop has been stuck for");
     cr_assert_not_null(line, "%s", said);
     cr_expect_null(strstr(line + 1, "the event loop has been stuck for"), "%s", said);
