@@ -80,20 +80,25 @@ Test(gnuplot, a_name_and_a_title_of_any_bytes_run_no_command) {
 
 Test(gnuplot, draws_both_formats_and_tells_of_a_script_that_fails) {
     if (!installed()) cr_skip("needs gnuplot");
+    char dir[] = "/tmp/fathom-gnuplot-XXXXXX", png[64], svg[64];
+    cr_assert_not_null(mkdtemp(dir));
+    (void)snprintf(png, sizeof png, "%s/x.png", dir);
+    (void)snprintf(svg, sizeof svg, "%s/x.svg", dir);
     buf bytes = {0}, script = {0};
-    draw(&bytes, "/tmp/fathom-gnuplot-test.png", "x");
+    draw(&bytes, png, "x");
     cr_assert(bytes.len > 1000 && memcmp(bytes.data, "\x89PNG", 4) == 0);
     buf_deinit(&bytes);
     err e = {0};
-    gnuplot_begin(&script, "/tmp/fathom-gnuplot-test.svg", (gnuplot_size){400, 300});
+    gnuplot_begin(&script, svg, (gnuplot_size){400, 300});
     buf_puts(&script, "plot nonsense(\n");
     /* More than a pipe holds, which a gnuplot that has ended never reads. */
     for (int i = 0; i < 20000; i++)
         buf_puts(&script, "# a line that nobody reads\n");
-    cr_assert_neq(gnuplot_draw("--plot", "/tmp/fathom-gnuplot-test.svg", &script, &e), 0);
+    cr_assert_neq(gnuplot_draw("--plot", svg, &script, &e), 0);
     cr_assert_not_null(strstr(e.msg, "could not draw"), "%s", e.msg);
     buf_deinit(&script);
-    (void)remove("/tmp/fathom-gnuplot-test.svg");
+    (void)remove(svg);
+    cr_assert_eq(rmdir(dir), 0);
 }
 
 Test(gnuplot, shades_go_from_dark_to_light_and_never_leave_the_scale) {
