@@ -9,7 +9,7 @@ import os from "node:os";
 import path from "node:path";
 import test from "node:test";
 import { Random } from "../openapi/generate.mjs";
-import { Server, binary, demo, slow, until, withServer } from "../../http/lib/server.mjs";
+import { Server, binary, demo, slow, until } from "../../http/lib/server.mjs";
 import { BLOCK, Subscriber, freePort } from "./subscriber.mjs";
 
 // The server loads libzmq only for this option, and its refusal of a bad path comes later.
@@ -20,10 +20,28 @@ const endpointOf = async () => `tcp://127.0.0.1:${await freePort()}`;
 const words = "In the beginning God created the heaven and the earth and the earth was without form and void".split(" ");
 const textOf = (r, n) => Array.from({ length: n }, () => r.pick(words)).join(" ");
 
-// A server, and a subscriber from the beginning.
+// A server that publishes on a free port. Another program may take the port first: then on another one.
+async function publisher(args = [], options = {}) {
+    for (;;) {
+        const endpoint = await endpointOf(), s = await Server.start(["--kv-events-endpoint", endpoint, ...args], options);
+        if (s.url || !/--kv-events-endpoint: .* in use/.test(s.log)) return { s, endpoint };
+    }
+}
+
+async function withPublisher(args, options, body) {
+    const { s, endpoint } = await publisher(args, options);
+    try {
+        await body(s, endpoint);
+    } catch (error) {
+        error.message += `\nserver log:\n${s.log.slice(-3000)}`;
+        throw error;
+    }
+    await s.stop();
+}
+
+// The same, and a subscriber from the beginning.
 async function withEvents(args, options, body) {
-    const endpoint = await endpointOf();
-    await withServer(["--kv-events-endpoint", endpoint, ...args], { device: "fake", ...options }, async (s) => {
+    await withPublisher(args, options, async (s, endpoint) => {
         const sub = new Subscriber(endpoint);
         await sub.begun();
         await body(s, sub, endpoint);
@@ -136,8 +154,7 @@ test("what only some requests may find is not told: salts, and depths of their o
 test("keys that share the cache are told; the last message says that nothing is left", { skip }, async () => {
     const dir = mkdtempSync(path.join(os.tmpdir(), "fathom-kv-")), keys = path.join(dir, "keys");
     writeFileSync(keys, "first-key-0001\nsecond-key-0002\n", { mode: 0o600 });
-    const endpoint = await endpointOf();
-    const s = await Server.start(["--kv-events-endpoint", endpoint, "--api-key-file", keys, "--share-cache"], { device: "fake" });
+    const { s, endpoint } = await publisher(["--api-key-file", keys, "--share-cache"]);
     const sub = new Subscriber(endpoint), headers = (key) => ({ headers: { Authorization: `Bearer ${key}` } });
     await sub.begun();
     const body = { prompt: textOf(new Random(6), 100), max_tokens: 1 };
@@ -220,9 +237,8 @@ async function floodTopics(port, n, enough) {
 }
 
 test("subscriptions to ever other topics take a bounded memory, and others are told again", { skip }, async () => {
-    const endpoint = await endpointOf();
     const env = { ASAN_OPTIONS: "abort_on_error=0:exitcode=99:quarantine_size_mb=1" }; // it keeps no freed memory
-    await withServer(["--kv-events-endpoint", endpoint], { env }, async (s) => {
+    await withPublisher([], { env }, async (s, endpoint) => {
         const before = residentMB(s), prompt = textOf(new Random(10), 100);
         const enough = () => / and \d+ KB of topics other than .* all are disconnected/.test(s.log);
         await floodTopics(Number(endpoint.split(":")[2]), 10000, enough);
@@ -238,8 +254,8 @@ test("subscriptions to ever other topics take a bounded memory, and others are t
 
 // Without a limit they take the descriptors of the whole server, and it answers nobody.
 test("a crowd of connections to the publisher leaves the server its descriptors", { skip }, async () => {
-    const endpoint = await endpointOf(), port = Number(endpoint.split(":")[2]);
-    await withServer(["--kv-events-endpoint", endpoint], {}, async (s) => {
+    await withPublisher([], {}, async (s, endpoint) => {
+        const port = Number(endpoint.split(":")[2]);
         const limited = spawnSync("prlimit", ["--nofile=400:400", "--pid", `${s.child.pid}`]);
         assert.equal(limited.status, 0);
         const crowd = Array.from({ length: 600 }, () => net.connect(port, "127.0.0.1").on("error", () => {}));

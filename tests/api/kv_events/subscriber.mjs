@@ -26,7 +26,7 @@ export class Subscriber {
     prompts = new Map(); // prompt -> number of blocks with it
     topics = new Set();
     counts = { BlockStored: 0, BlockRemoved: 0, AllBlocksCleared: 0, messages: 0, gaps: 0 };
-    stale = false;
+    stale = true; // until the first cleared list: messages between may name blocks of which it does not know
     next = null; // the number of the next message
     last = null; // the last event
     fault = null;
