@@ -9,7 +9,7 @@ import os from "node:os";
 import path from "node:path";
 import test from "node:test";
 import { Random } from "../openapi/generate.mjs";
-import { Server, binary, demo, slow, until } from "../../http/lib/server.mjs";
+import { Server, binary, demo, serving, slow, until } from "../../http/lib/server.mjs";
 import { BLOCK, Subscriber, freePort } from "./subscriber.mjs";
 
 // The server loads libzmq only for this option, and its refusal of a bad path comes later.
@@ -30,13 +30,7 @@ async function publisher(args = [], options = {}) {
 
 async function withPublisher(args, options, body) {
     const { s, endpoint } = await publisher(args, options);
-    try {
-        await body(s, endpoint);
-    } catch (error) {
-        error.message += `\nserver log:\n${s.log.slice(-3000)}`;
-        throw error;
-    }
-    await s.stop();
+    await serving(s, () => body(s, endpoint));
 }
 
 // The same, and a subscriber from the beginning.

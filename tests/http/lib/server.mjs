@@ -152,7 +152,11 @@ export class Server {
 // Runs body with a server and always ends it.
 export async function withServer(args, options, body) {
     if (typeof options === "function") [options, body] = [{}, options];
-    const s = await Server.start(args, options);
+    await serving(await Server.start(args, options), body);
+}
+
+// Ends a started server after body(s), and tells its log where that fails.
+export async function serving(s, body) {
     try {
         await body(s);
     } catch (error) {
