@@ -23,6 +23,7 @@ TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.S)
 EXAMPLE = re.compile(r"```sh\n(curl .*?)```", re.S)
 EXAMPLES_AT = "http://127.0.0.1:8080"
 MOST = 2**31 - 1  # a maximum from here on limits nothing that a client would send
+PATIENCE_S = 120  # gives up what never comes; a busy machine may be slow
 UNUSED = "Accepted but not used"
 
 
@@ -48,7 +49,7 @@ class Server:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as e:
             return e.code, json.load(e)
@@ -205,7 +206,7 @@ def filled(text, document):
 def check_examples(server, text):
     examples = EXAMPLE.findall(text)
     for example in examples:
-        command = example.replace(EXAMPLES_AT, server.url).replace("curl ", "curl -sS --fail-with-body --max-time 10 ")
+        command = example.replace(EXAMPLES_AT, server.url).replace("curl ", f"curl -sS --fail-with-body --max-time {PATIENCE_S} ")
         ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
         if ran.returncode != 0 or not ran.stdout:
             yield f"an example fails: {example}{ran.stdout}{ran.stderr}"

@@ -72,7 +72,7 @@ describe('every template over every conversation', () => {
   });
 });
 
-// 20 ms is the aim on a quiet machine; ten times that fails.
+// 20 ms of processor time is the aim on a quiet machine; ten times that fails.
 test('a conversation of 1,000 messages is rendered in little time', () => {
   const tries = 5, jobs = templates.flatMap((t) => Array.from({ length: tries }, () => ({ template: t.text, vars: variablesOf(t.tokens, thousand), trusted: Object.keys(t.tokens), roles: [], now })));
   const done = render(jobs), times = [];
