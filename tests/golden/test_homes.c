@@ -140,7 +140,9 @@ Test(golden_homes, a_layer_gathers_its_rows_once_more_and_prefixes_are_found_at_
     seen_homes with = run_on(model, KV_EXACT, ENG_WEIGHTS_AS_STORED, LARGE, 2, true, &homes);
     cr_expect_eq(without.most_at_once, 1);
     cr_expect_gt(with.cached, 0);
-    cr_expect_gt(with.counts.gathers, without.counts.gathers * 5 / 4);
+    /* For each launch: how many there are depends on how long the first ones took. */
+    cr_expect_gt(with.counts.gathers * without.counts.launches,
+                 without.counts.gathers * with.counts.launches * 5 / 4);
     cr_expect_gt(with.counts.bytes, without.counts.bytes);
     equal_outputs(&columns, &homes, "mla", 2);
     golden_outputs_deinit(&columns);
