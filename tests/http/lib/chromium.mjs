@@ -22,7 +22,7 @@ export async function openChromium(chromium) {
         newPage: () => browser.newPage(),
         async close() {
             await browser.close();
-            rmSync(profile, { recursive: true, force: true });
+            rmSync(profile, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
         },
     };
 }

@@ -108,7 +108,7 @@ export class Server {
 
     async metrics() { return valuesOf((await this.get("/metrics")).text); }
 
-    // Running and waiting sequences, past the 100 ms for which a page is kept.
+    // Running and waiting sequences, past the 20 ms for which a page of metrics is kept.
     async idle() {
         await until("an idle engine", async () => {
             const m = await this.metrics();
