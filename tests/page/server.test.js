@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { answered, answers, ask, browser, ended, kind, openSettings, skip, text } from "./rig.js";
-import { Server, root, sleep, until, withServer } from "../http/lib/server.mjs";
+import { Server, root, serving, sleep, until, withServer } from "../http/lib/server.mjs";
 
 const hops = join(root, "models/hops");
 const questions = readFileSync(join(hops, "questions.jsonl"), "utf8").trim().split("\n").map((line) => JSON.parse(line));
@@ -140,13 +140,14 @@ test("Escape frees the server; a server that goes away is said and found again",
         if (server.url) return server;
         assert.match(server.log, /in use/i);
     });
-    await page.waitForFunction(() => document.getElementById("model-name").textContent === "demo");
-    assert.equal(await page.locator("#health").getAttribute("class"), "dot up");
-    await page.fill("#max_tokens", "4");
-    await ask(page, "x");
-    assert.equal(await page.locator("#views .error").isVisible(), false);
-    await page.close();
-    await again.stop();
+    await serving(again, async () => {
+        await page.waitForFunction(() => document.getElementById("model-name").textContent === "demo");
+        assert.equal(await page.locator("#health").getAttribute("class"), "dot up");
+        await page.fill("#max_tokens", "4");
+        await ask(page, "x");
+        assert.equal(await page.locator("#views .error").isVisible(), false);
+        await page.close();
+    });
 });
 
 test("behind keys the page opens, says what it needs and works with one; an idle tab adds nothing to the log", { skip }, async () => {

@@ -9,36 +9,35 @@ import os from "node:os";
 import path from "node:path";
 import test from "node:test";
 import { Random } from "../openapi/generate.mjs";
+import { freePort } from "../../http/lib/raw.mjs";
 import { Server, binary, demo, serving, slow, until } from "../../http/lib/server.mjs";
-import { BLOCK, Subscriber, freePort } from "./subscriber.mjs";
+import { BLOCK, Subscriber } from "./subscriber.mjs";
 
 // The server loads libzmq only for this option, and its refusal of a bad path comes later.
 const tried = spawnSync(binary, ["serve", "--model", demo, "--port", "0", "--kv-events-endpoint", "ipc:///nowhere/at/all"], { encoding: "utf8" });
 const skip = /needs libzmq/.test(tried.stderr) && "libzmq is not installed (Debian: libzmq5)";
 
-const endpointOf = async () => `tcp://127.0.0.1:${await freePort()}`;
 const words = "In the beginning God created the heaven and the earth and the earth was without form and void".split(" ");
 const textOf = (r, n) => Array.from({ length: n }, () => r.pick(words)).join(" ");
 
 // A server that publishes on a free port. Another program may take the port first: then on another one.
-async function publisher(args = [], options = {}) {
-    for (;;) {
-        const endpoint = await endpointOf(), s = await Server.start(["--kv-events-endpoint", endpoint, ...args], options);
-        if (s.url || !/--kv-events-endpoint: .* in use/.test(s.log)) return { s, endpoint };
-    }
-}
+const publisher = (args = [], options = {}) => until("a port for the publisher", async () => {
+    const port = await freePort(), endpoint = `tcp://127.0.0.1:${port}`;
+    const s = await Server.start(["--kv-events-endpoint", endpoint, ...args], options);
+    return (s.url || !/--kv-events-endpoint: .* in use/.test(s.log)) && { s, endpoint, port };
+});
 
 async function withPublisher(args, options, body) {
-    const { s, endpoint } = await publisher(args, options);
-    await serving(s, () => body(s, endpoint));
+    const { s, endpoint, port } = await publisher(args, options);
+    await serving(s, () => body(s, endpoint, port));
 }
 
 // The same, and a subscriber from the beginning.
 async function withEvents(args, options, body) {
-    await withPublisher(args, options, async (s, endpoint) => {
+    await withPublisher(args, options, async (s, endpoint, port) => {
         const sub = new Subscriber(endpoint);
         await sub.begun();
-        await body(s, sub, endpoint);
+        await body(s, sub, endpoint, port);
         assert.equal(sub.counts.gaps, 0);
         await sub.close();
     });
@@ -167,7 +166,7 @@ const greeting = Buffer.concat([Buffer.from([0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f,
 const ready = Buffer.concat([Buffer.from([4, 25, 5]), Buffer.from("READY"), Buffer.from([11]), Buffer.from("Socket-Type"), Buffer.from([0, 0, 0, 3]), Buffer.from("SUB")]);
 const hello = Buffer.concat([greeting, ready]);
 
-// A connection that has sent these bytes, when the server has answered with this one.
+// A connection that has sent the bytes, once the server has sent the answer.
 async function connected(port, bytes, answer) {
     const socket = net.connect(port, "127.0.0.1");
     let received = Buffer.alloc(0);
@@ -198,8 +197,7 @@ const noise = [
 ];
 
 test("bytes that no subscriber sends end neither the server nor the messages to others", { skip }, async () => {
-    await withEvents([], {}, async (s, sub, endpoint) => {
-        const port = Number(endpoint.split(":")[2]);
+    await withEvents([], {}, async (s, sub, endpoint, port) => {
         for (const [afterReady, bytes] of noise) {
             const socket = await (afterReady ? joined(port) : connected(port, "", greeting.subarray(0, 1)));
             assert.ok(!socket.destroyed);
@@ -232,10 +230,10 @@ async function floodTopics(port, n, enough) {
 
 test("subscriptions to ever other topics take a bounded memory, and others are told again", { skip }, async () => {
     const env = { ASAN_OPTIONS: "abort_on_error=0:exitcode=99:quarantine_size_mb=1" }; // it keeps no freed memory
-    await withPublisher([], { env }, async (s, endpoint) => {
+    await withPublisher([], { env }, async (s, endpoint, port) => {
         const before = residentMB(s), prompt = textOf(new Random(10), 100);
         const enough = () => / and \d+ KB of topics other than .* all are disconnected/.test(s.log);
-        await floodTopics(Number(endpoint.split(":")[2]), 10000, enough);
+        await floodTopics(port, 10000, enough);
         // Without a limit these 10 MB take 300.
         assert.ok(residentMB(s) < before + (slow ? 300 : 60), `${before} MB, then ${residentMB(s)}`);
         const [{ token_ids: ids }] = await render(s, "/v1/completions", { prompt });
@@ -248,8 +246,7 @@ test("subscriptions to ever other topics take a bounded memory, and others are t
 
 // Without a limit they take the descriptors of the whole server, and it answers nobody.
 test("a crowd of connections to the publisher leaves the server its descriptors", { skip }, async () => {
-    await withPublisher([], {}, async (s, endpoint) => {
-        const port = Number(endpoint.split(":")[2]);
+    await withPublisher([], {}, async (s, endpoint, port) => {
         const limited = spawnSync("prlimit", ["--nofile=400:400", "--pid", `${s.child.pid}`]);
         assert.equal(limited.status, 0);
         const crowd = Array.from({ length: 600 }, () => net.connect(port, "127.0.0.1").on("error", () => {}));

@@ -1,21 +1,11 @@
 // A router's view of one replica: the blocks that its messages name, by hash and by tokens.
 import assert from "node:assert/strict";
-import net from "node:net";
 import { after } from "node:test";
 import { decode } from "@msgpack/msgpack";
 import * as zmq from "zeromq";
 import { until } from "../../http/lib/server.mjs";
 
 export const BLOCK = 32;
-
-export function freePort() {
-    return new Promise((done) => {
-        const socket = net.createServer().listen(0, "127.0.0.1", () => {
-            const { port } = socket.address();
-            socket.close(() => done(port));
-        });
-    });
-}
 
 // An open socket would keep the file of a failed test from ending.
 const open = new Set();
